@@ -1,0 +1,232 @@
+"""The cascade: stages in a row, one loop for detection, mining, calibration and evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from cascade_det.core import registry
+from cascade_det.core.imaging import Border, Resample, Resampler, to_image
+from cascade_det.core.nms import NmsMode
+from cascade_det.core.recipe import build_stage, recipe_from_dict, recipe_to_dict
+from cascade_det.core.schema import Recipe
+from cascade_det.core.shipped import find_shipped, shipped_names
+from cascade_det.core.types import Detections
+from cascade_det.errors import ModelError, choices
+from cascade_det.model_file import ModelContents, load_model, save_model
+from cascade_det.stages.base import Stage, StageSettings
+
+_BATCH_IMAGES = 8  # pictures whose pyramids and crops are held at once; results do not depend on it
+
+
+class Cascade:
+    """A detector for one class of object.
+
+    Args:
+        recipe: what the stages were built from; pyramid, border and suppression are read from it.
+        stages: the built stages in order, possibly fewer than the recipe names.
+        thresholds: per stage ``{"detect": t, "mine": t}``; a stage without an entry keeps everything from 0.5.
+    """
+
+    def __init__(
+        self, recipe: Recipe, stages: Sequence[Stage], thresholds: Mapping[str, Mapping[str, float]] | None = None
+    ) -> None:
+        self.recipe = recipe
+        self.stages = list(stages)
+        self.thresholds = {name: dict(values) for name, values in (thresholds or {}).items()}
+
+    @staticmethod
+    def load(
+        model: str | Path,
+        *,
+        plugins: Sequence[str] = (),
+        device: str = "auto",
+        backend: str | None = None,
+        preset: str | None = None,
+        threads: int | None = None,
+    ) -> Cascade:
+        """Load a model file, a run directory or a shipped model by name.
+
+        Args:
+            model: a ``.safetensors`` file, a folder that holds ``model.safetensors``, or a shipped name.
+            plugins: plug-ins that may be imported; a model that names others is refused.
+            device: "auto" (a GPU where there is one), "cpu", "cuda", "cuda:1", ...
+            backend: "torch", the only one so far.
+            preset: named set of overrides of the model's recipe.
+            threads: torch compute threads, process-wide.
+
+        Raises:
+            ModelError: no such model, a damaged one, or one that needs a plug-in not named in `plugins`.
+        """
+        if backend not in (None, "torch"):
+            raise ModelError(f"backend={backend!r}: {choices(backend, ['torch'])}.")
+        path = find_model(model)
+        contents = load_model(path)
+        needed = [p for p in contents.recipe.get("plugins", []) if p not in plugins]
+        if needed:
+            raise ModelError(
+                f"{path}: the model needs the plug-in {needed[0]!r}, and loading a model imports nothing that the caller "
+                f"did not allow. Pass plugins={needed!r}, or --allow-plugins on the command line."
+            )
+        recipe = recipe_from_dict(contents.recipe, path.parent, preset=preset, where=str(path))
+        for plugin in plugins:
+            registry.load_plugin(plugin, Path(recipe.base_dir or "."))
+        held = [name for name in recipe.stages if name in contents.arrays]  # a cascade in training may end earlier
+        if not held or held != list(recipe.stages)[: len(held)]:
+            raise ModelError(f"{path}: holds weights of the stages {held}, its recipe has {list(recipe.stages)}.")
+        cascade = Cascade.build(recipe, contents.thresholds, upto=held[-1])
+        for stage in cascade.stages:
+            stage.load_arrays(contents.arrays[stage.name])
+        return cascade.to(device, threads)
+
+    @staticmethod
+    def build(
+        recipe: Recipe, thresholds: Mapping[str, Mapping[str, float]] | None = None, upto: str | None = None
+    ) -> Cascade:
+        """Build the stages of a recipe with fresh weights, all or up to and including `upto`."""
+        names = list(recipe.stages)
+        chosen = names if upto is None else names[: names.index(upto) + 1]
+        return Cascade(recipe, [build_stage(recipe, name) for name in chosen], thresholds)
+
+    def to(self, device: str = "auto", threads: int | None = None) -> Cascade:
+        """Move all stages to a device and return the cascade."""
+        import torch
+
+        if threads is not None:
+            torch.set_num_threads(threads)
+        chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
+        try:
+            for stage in self.stages:
+                stage.to(chosen)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ModelError(f"device={device!r} cannot be used ({reason}). Choices: auto, cpu, cuda, cuda:N.") from error
+        return self
+
+    def save(self, path: str | Path) -> None:
+        """Write the cascade to one ``.safetensors`` file."""
+        arrays = {stage.name: stage.arrays() for stage in self.stages}
+        save_model(Path(path), ModelContents(recipe_to_dict(self.recipe), self.thresholds, arrays))
+
+    def __call__(
+        self, image: object, *, min_object_px: float | None = None, score: float | None = None
+    ) -> Detections:
+        """Detect in one picture.
+
+        Args:
+            image: ``(H, W, 3)`` uint8 RGB, a path or a PIL image.
+            min_object_px: height of the smallest object, instead of the recipe's.
+            score: threshold of the last stage, instead of the calibrated one.
+
+        Returns:
+            Detections by falling score in the picture's pixels; N = 0 where nothing is found.
+
+        Raises:
+            ValueError: `image` is nothing of these; the message says what it is.
+        """
+        return self.batch([image], min_object_px=min_object_px, score=score)[0]
+
+    def batch(
+        self, images: Sequence[object], *, min_object_px: float | None = None, score: float | None = None
+    ) -> list[Detections]:
+        """Detect in pictures of any sizes; the answer for each is the same as alone."""
+        return self.run(images, min_object_px=min_object_px, score=score)
+
+    def run(
+        self,
+        images: Sequence[object],
+        upto: str | None = None,
+        *,
+        min_object_px: float | None = None,
+        score: float | None = None,
+    ) -> list[Detections]:
+        """Return what the stages up to and including `upto` (all by default) let through of each picture.
+
+        `score` replaces the threshold of the last stage that runs.
+        """
+        names = [stage.name for stage in self.stages]
+        if upto is not None and upto not in names:
+            raise ValueError(f"upto={upto!r}: there is no such stage; {choices(upto, names)}")
+        last = names.index(upto) if upto is not None else len(names) - 1
+        settings = self.settings(min_object_px=min_object_px, score=score)[: last + 1]
+        if score is not None:
+            settings[-1] = dataclasses.replace(settings[-1], score=score)
+        results: list[Detections] = []
+        for start in range(0, len(images), _BATCH_IMAGES):
+            pictures = [self.resampler(to_image(image)) for image in images[start : start + _BATCH_IMAGES]]
+            *_, (_, outputs, _) = self.run_stages(pictures, settings)
+            results += [self.finish(found, p.image_hw) for found, p in zip(outputs, pictures, strict=True)]
+        return results
+
+    def run_stages(
+        self, pictures: Sequence[Resampler], settings: Sequence[StageSettings]
+    ) -> Iterator[tuple[str, list[Detections], float]]:
+        """The cascade loop: yield (stage name, what it lets through of each picture, seconds) for each setting given.
+
+        Boxes are as the stage left them, not clipped to the picture.
+        """
+        candidates: list[Detections] | None = None
+        for stage, values in zip(self.stages, settings, strict=False):
+            begin = time.perf_counter()
+            candidates = stage(pictures, candidates, values)
+            yield stage.name, candidates, time.perf_counter() - begin
+
+    def resampler(self, image: Any) -> Resampler:
+        """Return a picture ready for the stages, with the recipe's resampling and border."""
+        border = self.recipe.border
+        return Resampler(image, Resample(self.recipe.image.resample), Border(border.mode), border.value)
+
+    def finish(self, found: Detections, image_hw: tuple[int, int]) -> Detections:
+        """Return final detections: clipped to the picture unless the recipe says otherwise."""
+        return found.clip(image_hw) if self.recipe.image.clip_boxes else found
+
+    def settings(
+        self, *, min_object_px: float | None = None, score: float | None = None, purpose: str = "detect"
+    ) -> list[StageSettings]:
+        """Return what each stage runs with; `purpose` "detect" or "mine" chooses the calibrated thresholds."""
+        pyramid, image = self.recipe.pyramid, self.recipe.image
+        if min_object_px is not None and not min_object_px > 0:
+            raise ValueError(f"min_object_px={min_object_px} must be greater than 0")
+        if score is not None and not 0 <= score <= 1:
+            raise ValueError(f"score={score} must lie in [0, 1]")
+        result = []
+        for stage in self.stages:
+            keep = self.recipe.stages[stage.name].keep
+            calibrated = self.thresholds.get(stage.name, {}).get(purpose, 0.5)
+            pinned = keep.score if keep.score != "auto" and purpose == "detect" else calibrated
+            result.append(
+                StageSettings(
+                    score=float(pinned),
+                    nms=keep.nms,
+                    nms_mode=NmsMode(keep.nms_mode),
+                    nms_across_levels=keep.nms_across_levels,
+                    max_per_image=keep.max_per_image,
+                    min_object_px=float(min_object_px or pyramid.min_object_px),
+                    max_object_px=pyramid.max_object_px,
+                    factor=pyramid.factor,
+                    mean=image.mean,
+                    scale=image.scale,
+                )
+            )
+        if score is not None and result:
+            result[-1] = dataclasses.replace(result[-1], score=score)
+        return result
+
+
+def find_model(model: str | Path) -> Path:
+    """Return the file of a model given as a file, a run directory or a shipped name."""
+    path = Path(model)
+    if path.is_file():
+        return path
+    if path.is_dir():
+        if (path / "model.safetensors").is_file():
+            return path / "model.safetensors"
+        raise ModelError(f"{path}: a folder without model.safetensors; has its training ended? `cascade-det status {path}` tells.")
+    shipped = find_shipped("models", str(model), ".safetensors")
+    if shipped is None:
+        known = shipped_names("models", ".safetensors")
+        raise ModelError(f"model {str(model)!r} is neither a file, a run directory nor a shipped model; {choices(model, known)}.")
+    return shipped

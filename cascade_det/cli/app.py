@@ -1,0 +1,62 @@
+"""The verb table and what all verbs share: errors, progress bars, JSON output. Heavy imports happen inside verbs."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+
+import typer
+
+from cascade_det import __version__
+from cascade_det.cli import inspect_verbs, run_verbs, train_verbs
+from cascade_det.errors import CascadeError
+
+app = typer.Typer(
+    name="cascade-det",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    help="Cascaded single-class detectors: train from a recipe, detect, evaluate.\n\n"
+    "Start with `cascade-det train quickstart`, which needs no data.",
+)
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (before the verb)."),
+) -> None:
+    if version:
+        print(f"cascade_det {__version__}")
+        raise typer.Exit()
+
+
+app.command("train")(train_verbs.train)
+app.command("status")(train_verbs.status)
+app.command("check")(train_verbs.check)
+app.command("detect")(run_verbs.detect)
+app.command("evaluate")(run_verbs.evaluate)
+app.command("parts")(inspect_verbs.parts)
+app.command("models")(inspect_verbs.models)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line and return its exit code: 0 done, 1 done with listed failures, 2 wrong input."""
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    debug = "--debug" in words
+    command = typer.main.get_command(app)
+    try:
+        result = command.main([w for w in words if w != "--debug"], prog_name="cascade-det", standalone_mode=False)
+        return result if isinstance(result, int) else 0
+    except typer.TyperException as error:
+        print(f"error: {error.format_message()} Try `cascade-det --help`.", file=sys.stderr)
+        return 2
+    except (typer.Abort, KeyboardInterrupt):
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        return 130
+    except CascadeError as error:
+        if debug:
+            raise
+        print(f"error: {error}", file=sys.stderr)
+        return 2

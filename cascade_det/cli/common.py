@@ -1,0 +1,50 @@
+"""What verbs share: progress bars on standard error, JSON files, output folders."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from cascade_det.errors import RunError
+
+
+@contextlib.contextmanager
+def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
+    """Yield a function that moves a bar on standard error; without a terminal there is no bar."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
+        task = bar.add_task(label, total=total)
+        yield lambda done: bar.advance(task, done)
+
+
+def say(line: str) -> None:
+    """Write a line of log to standard error."""
+    typer.echo(line, err=True)
+
+
+def write_json(path: Path | None, value: Any) -> None:
+    """Write the machine-readable result of a verb where one is wanted."""
+    if path is not None:
+        from cascade_det.data.atomic import write_json_atomic
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_json_atomic(path, value, indent=1)
+
+
+def own_folder(out: Path, own_names: set[str]) -> Path:
+    """Return an output folder, made if missing; refused where it holds other things than this verb's own output."""
+    if out.exists() and not out.is_dir():
+        raise RunError(f"--out {out}: is a file; name a folder.")
+    foreign = sorted(p.name for p in out.iterdir() if p.name not in own_names) if out.is_dir() else []
+    if foreign:
+        raise RunError(f"--out {out}: holds other things than this verb's output, such as {foreign[0]!r}; name another folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    return out

@@ -1,0 +1,98 @@
+"""The verbs that tell what is there: parts and models."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from cascade_det.cli.common import write_json
+from cascade_det.errors import RecipeError, choices
+
+_GIVEN = {"name", "window_hw", "net", "heads", "num_points", "object_category", "base_dir", "self"}
+
+
+def parts(
+    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="A part, a kind of part, or `recipe`.")] = None,
+    plugin: Annotated[Optional[list[str]], typer.Option("--plugin", help="Import a plug-in first.")] = None,
+    json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result.")] = None,
+) -> None:
+    """List what can be named in a recipe: registered parts with their parameters, and all keys.
+
+    Examples:
+
+    `cascade-det parts`
+
+    `cascade-det parts iou_bands`
+
+    `cascade-det parts recipe`
+    """
+    from cascade_det.core import registry
+
+    for entry in plugin or []:
+        registry.load_plugin(entry, Path.cwd())
+    if name == "recipe":
+        _print_keys()
+        return
+    rows = []
+    for owner in registry.ALL:
+        for part_name in owner.names():
+            if name in (None, owner.kind, part_name):
+                rows.append(_describe(owner.kind, part_name, owner.get(part_name)))
+    if not rows:
+        known = {"recipe", *(o.kind for o in registry.ALL), *(n for o in registry.ALL for n in o.names())}
+        raise RecipeError(f"parts {name!r}: {choices(name, known)}.")
+    for row in rows:
+        print(f"{row['kind']:<10} {row['name']:<16} {row['module']}: {row['summary']}")
+        if name is not None:
+            for param, default in row["params"].items():
+                print(f"{'':<12}{param} = {default}")
+            print(row["doc"])
+    write_json(json_file, rows)
+
+
+def _describe(kind: str, name: str, part: object) -> dict[str, object]:
+    assert callable(part)
+    doc = inspect.getdoc(part) or ""
+    params = {}
+    for key, value in inspect.signature(part).parameters.items():
+        if key not in _GIVEN:
+            params["**" + key if value.kind is value.VAR_KEYWORD else key] = (
+                "" if value.kind is value.VAR_KEYWORD else "(needed)" if value.default is value.empty else repr(value.default)
+            )
+    return {
+        "kind": kind,
+        "name": name,
+        "module": getattr(part, "__module__", ""),
+        "summary": doc.split("\n")[0],
+        "params": params,
+        "doc": doc,
+    }
+
+
+def _print_keys() -> None:
+    from cascade_det.core.schema import document_keys
+
+    for key, step, text in document_keys():
+        print(f"{key:<40} [{step}] {text}")
+
+
+def models(json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result.")] = None) -> None:
+    """List the models that come with the package.
+
+    Example:
+
+    `cascade-det models`
+    """
+    from cascade_det.cascade import find_model
+    from cascade_det.core.shipped import shipped_names
+    from cascade_det.model_file import load_model
+
+    rows = []
+    for name in shipped_names("models", ".safetensors"):
+        recipe = load_model(find_model(name)).recipe
+        rows.append({"name": name, "category": recipe["object"]["category"], "description": recipe.get("description", "")})
+        print(f"{name:<16} {recipe['object']['category']:<12} {recipe.get('description', '')}")
+    write_json(json_file, rows)

@@ -1,0 +1,102 @@
+"""Checks of a recipe's values that their types cannot express."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator
+from typing import Any
+
+from cascade_det.core.schema import Recipe, StageSection
+from cascade_det.errors import RecipeError, choices
+
+_SHARES = {
+    "hardest_share", "share", "detect_recall", "mine_recall", "nms", "nms_across_levels", "mirror", "brightness",
+    "contrast", "colour", "grey", "blur", "cover", "ema",
+}  # fmt: skip
+_POSITIVE = {"samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "min_object_px", "validations"}
+_CHOICES = {
+    "reduction": ("mean", "hardest"),
+    "nms_mode": ("union", "minimum"),
+    "resample": ("linear", "area"),
+    "mode": ("pad", "clip"),
+    "logger": ("csv", "tensorboard", "both", "none"),
+}
+_ROLES = ("negative", "part", "positive", "points")
+
+
+def check_values(recipe: Recipe) -> None:
+    """Raise a `RecipeError` with the full key for the first value that makes no sense."""
+    for full_key, name, value in _leaves(dataclasses.asdict(recipe), ""):
+        _check_leaf(full_key, name, value)
+    if not recipe.stages:
+        raise RecipeError("stages: a cascade needs at least one stage; add one under `stages:`.")
+    flip, count = recipe.object.flip_points, len(recipe.object.points)
+    if flip is not None and sorted(flip) != list(range(count)):
+        raise RecipeError(f"object.flip_points={flip}: must be a permutation of 0..{count - 1}, one entry a point.")
+    if not 0 < recipe.pyramid.factor < 1:
+        raise RecipeError(f"pyramid.factor={recipe.pyramid.factor}: must lie in (0, 1), such as 0.709.")
+    aspects = set()
+    for position, (name, stage) in enumerate(recipe.stages.items()):
+        _check_stage(f"stages.{name}", stage, first=position == 0)
+        _check_mix(f"stages.{name}.train.batch_mix", stage.train.batch_mix)
+        aspects.add(round(stage.window_hw[0] / stage.window_hw[1], 2))
+    _check_mix("train.batch_mix", recipe.train.batch_mix)
+    if len(aspects) > 1:
+        windows = {name: list(stage.window_hw) for name, stage in recipe.stages.items()}
+        raise RecipeError(f"stages.*.window_hw={windows}: all windows need one aspect; the cascade has one object shape.")
+    _check_teaches(recipe)
+
+
+def _leaves(value: Any, prefix: str) -> Iterator[tuple[str, str, Any]]:
+    for name, inner in value.items():
+        full = f"{prefix}{name}"
+        if isinstance(inner, dict):
+            yield from _leaves(inner, f"{full}.")
+        else:
+            yield full, str(name), inner
+
+
+def _check_leaf(full_key: str, name: str, value: Any) -> None:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if number and not math.isfinite(value):
+        raise RecipeError(f"{full_key}={value}: must be a finite number.")
+    if ".params." in full_key or full_key.startswith(("presets.", "train.trainer.")):
+        return
+    if number and name in _SHARES and not 0 <= value <= 1:
+        raise RecipeError(f"{full_key}={value}: must lie in [0, 1].")
+    if number and name in _POSITIVE and value <= 0:
+        raise RecipeError(f"{full_key}={value}: must be greater than 0.")
+    if number and value < 0:
+        raise RecipeError(f"{full_key}={value}: must not be negative.")
+    if name in _CHOICES and value is not None and value not in _CHOICES[name]:
+        raise RecipeError(f"{full_key}={value!r}: {choices(value, _CHOICES[name])}.")
+
+
+def _check_stage(key: str, stage: StageSection, first: bool) -> None:
+    window = list(stage.window_hw)
+    if len(window) != 2 or min(window) < 4:
+        raise RecipeError(f"{key}.window_hw={window}: must be [height, width] with sides of at least 4 pixels.")
+    score = stage.keep.score
+    number = isinstance(score, (int, float)) and not isinstance(score, bool)
+    if score != "auto" and not (number and 0 <= score <= 1):
+        raise RecipeError(f"{key}.keep.score={score!r}: must be 'auto' (the calibrated threshold) or lie in [0, 1].")
+    if first and stage.kind == "refiner":
+        raise RecipeError(f"{key}.kind='refiner': the first stage has no candidates to refine; make it a proposer.")
+
+
+def _check_mix(key: str, mix: Any) -> None:
+    if mix is None or mix == "natural":
+        return
+    if not isinstance(mix, dict) or not mix or set(mix) - set(_ROLES):
+        raise RecipeError(f"{key}={mix!r}: must be 'natural' or proportions of {', '.join(_ROLES)}.")
+    if sum(mix.values()) <= 0:
+        raise RecipeError(f"{key}={mix!r}: at least one proportion must be greater than 0.")
+
+
+def _check_teaches(recipe: Recipe) -> None:
+    heads = {name for stage in recipe.stages.values() for name in stage.heads}
+    for name, source in recipe.data.train.items():
+        for head in source.teaches or ():
+            if head not in heads:
+                raise RecipeError(f"data.train.{name}.teaches={source.teaches}: {choices(head, heads)}.")

@@ -1,0 +1,143 @@
+"""Boxes as arrays: overlap, fitting to a window's aspect, and the frames of picture and crop.
+
+All boxes are ``(N, 4)`` x0 y0 x1 y1 in edge coordinates, so a width is x1 - x0 and never +1.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.core.types import Annotations, CropPlan, CropTruth
+
+Boxes = NDArray[Any]
+
+
+def box_sides(boxes_xyxy: Boxes) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Return widths and heights, each ``(N,)``, of boxes ``(N, 4)``."""
+    return boxes_xyxy[:, 2] - boxes_xyxy[:, 0], boxes_xyxy[:, 3] - boxes_xyxy[:, 1]
+
+
+def box_area(boxes_xyxy: Boxes) -> NDArray[Any]:
+    """Return areas ``(N,)``; an inverted box has area 0."""
+    width, height = box_sides(boxes_xyxy)
+    return np.maximum(width, 0) * np.maximum(height, 0)
+
+
+def intersection_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[Any]:
+    """Return the areas common to each pair, ``(N, M)`` for boxes ``(N, 4)`` and ``(M, 4)``."""
+    width = np.minimum(a_xyxy[:, None, 2], b_xyxy[None, :, 2]) - np.maximum(a_xyxy[:, None, 0], b_xyxy[None, :, 0])
+    height = np.minimum(a_xyxy[:, None, 3], b_xyxy[None, :, 3]) - np.maximum(a_xyxy[:, None, 1], b_xyxy[None, :, 1])
+    return np.maximum(width, 0) * np.maximum(height, 0)
+
+
+def iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[Any]:
+    """Return the intersection over union of each pair, ``(N, M)``; two boxes without area have 0.
+
+    >>> iou_matrix(np.array([[0., 0., 2., 2.]]), np.array([[0., 0., 2., 2.], [1., 0., 3., 2.]])).round(3)
+    array([[1.   , 0.333]])
+    """
+    common = intersection_matrix(a_xyxy, b_xyxy)
+    union = box_area(a_xyxy)[:, None] + box_area(b_xyxy)[None, :] - common
+    return common / np.maximum(union, 1e-12)
+
+
+def coverage_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[Any]:
+    """Return which share of each box of *b* lies inside each box of *a*, ``(N, M)`` in [0, 1]."""
+    return intersection_matrix(a_xyxy, b_xyxy) / np.maximum(box_area(b_xyxy)[None, :], 1e-12)
+
+
+def fit_to_aspect(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> Boxes:
+    """Return the smallest boxes of the window's aspect that enclose `boxes_xyxy`, with the same centres.
+
+    >>> fit_to_aspect(np.array([[0., 0., 10., 20.]]), (12, 12))
+    array([[-5.,  0., 15., 20.]])
+    """
+    width, height = box_sides(boxes_xyxy)
+    half_height = np.maximum(height, width * (window_hw[0] / window_hw[1])) / 2
+    half_width = half_height * (window_hw[1] / window_hw[0])
+    centre_x = (boxes_xyxy[:, 0] + boxes_xyxy[:, 2]) / 2
+    centre_y = (boxes_xyxy[:, 1] + boxes_xyxy[:, 3]) / 2
+    fitted = np.stack(
+        [centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height], axis=1
+    )
+    return fitted.astype(boxes_xyxy.dtype, copy=False)
+
+
+def aspect_reach(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> NDArray[Any]:
+    """Return the best IoU, ``(N,)``, that a box of the window's aspect can reach on each object.
+
+    For an aspect that differs by the ratio r <= 1 the best box has the object's centre and area and reaches
+    sqrt(r) / (2 - sqrt(r)).
+    """
+    width, height = box_sides(boxes_xyxy)
+    ratio = (height / np.maximum(width, 1e-9)) / (window_hw[0] / window_hw[1])
+    root = np.sqrt(np.clip(np.minimum(ratio, 1 / np.maximum(ratio, 1e-9)), 0, 1))
+    return root / (2 - root)
+
+
+def clip_boxes(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
+    """Return boxes clipped to a picture of `image_hw`."""
+    height, width = image_hw
+    return np.clip(boxes_xyxy, 0, np.array([width, height, width, height], boxes_xyxy.dtype))
+
+
+def crop_truth(plan: CropPlan, truth: Annotations, flip_points: NDArray[np.intp]) -> CropTruth:
+    """Move the truth of a picture into the frames of the windows that a sampler chose.
+
+    Args:
+        plan: M windows; a row with ``truth == -1`` gets no box and no points.
+        truth: the picture's objects.
+        flip_points: ``(K,)`` which point each one becomes when the window is mirrored.
+
+    Returns:
+        The truth of the M crops. The box of a turned window is the axis-aligned box around the turned truth box.
+    """
+    rows, has_box = np.maximum(plan.truth, 0), plan.truth >= 0
+    num_points = truth.points.shape[1]
+    if len(truth) == 0:
+        truth = Annotations.of(np.zeros((1, 4)), num_points)
+    box, points = truth.boxes[rows], truth.points[rows]
+    known = truth.points_known[rows] & has_box[:, None]
+    corners = box[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(len(plan), 4, 2)
+    local = _to_window_frame(np.concatenate([corners, points], axis=1), plan)
+    low, high = local[:, :4].min(axis=1), local[:, :4].max(axis=1)
+    local_points = local[:, 4:]
+    swapped = plan.mirror[:, None]
+    local_points = np.where(swapped[..., None], local_points[:, flip_points], local_points)
+    known = np.where(swapped, known[:, flip_points], known)
+    return CropTruth(
+        role=plan.role,
+        box=np.where(has_box[:, None], np.concatenate([low, high], axis=1), 0),
+        has_box=has_box,
+        points=np.where(known[..., None], local_points, 0),
+        points_known=known,
+        extras={name: column[rows] for name, column in truth.extras.items()},
+    )
+
+
+def _to_window_frame(points: NDArray[Any], plan: CropPlan) -> NDArray[Any]:
+    """Return picture points ``(M, P, 2)`` as fractions of each window: undo centre, turn, size and mirror."""
+    centre = (plan.boxes[:, :2] + plan.boxes[:, 2:]) / 2
+    sides = np.maximum(plan.boxes[:, 2:] - plan.boxes[:, :2], 1e-6)
+    offset = points - centre[:, None]
+    angle = np.deg2rad(plan.angle_deg)[:, None]
+    cos, sin = np.cos(angle), np.sin(angle)
+    turned = np.stack(
+        [cos * offset[..., 0] + sin * offset[..., 1], -sin * offset[..., 0] + cos * offset[..., 1]], axis=-1
+    )
+    unit = turned / sides[:, None] + 0.5
+    unit[..., 0] = np.where(plan.mirror[:, None], 1 - unit[..., 0], unit[..., 0])
+    return unit
+
+
+def mirror_truth(truth: CropTruth, mirrored: NDArray[np.bool_], flip_points: NDArray[np.intp]) -> CropTruth:
+    """Return the truth after flipping the crops where `mirrored` ``(B,)`` is set, points relabelled left to right."""
+    box = np.where(mirrored[:, None] & truth.has_box[:, None], truth.box * [-1, 1, -1, 1] + [1, 0, 1, 0], truth.box)
+    box = np.where(mirrored[:, None], box[:, [2, 1, 0, 3]], box)
+    flipped = truth.points[:, flip_points] * [-1, 1] + [1, 0]
+    known = np.where(mirrored[:, None], truth.points_known[:, flip_points], truth.points_known)
+    points = np.where(mirrored[:, None, None], flipped, truth.points)
+    return truth.replace(box=box, points=np.where(known[..., None], points, 0), points_known=known)

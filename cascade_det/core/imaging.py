@@ -1,0 +1,219 @@
+"""All pixels: reading a picture, resampling it to pyramid levels and cutting windows from it.
+
+A picture is uint8 ``(H, W, 3)`` RGB from the moment of reading. One resampling rule serves pyramid levels and crops
+alike (`Resampler`), in mining as in detection.
+"""
+
+from __future__ import annotations
+
+import io
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image, ImageOps
+
+from cascade_det.core.types import CropPlan, SampleRole
+from cascade_det.errors import DataError
+
+Pixels = NDArray[np.uint8]
+MAX_PIXELS = 200_000_000
+_REMAP_SIDE = 32_000  # cv2.remap refuses any side of 32,767 or more
+_MAP_ELEMENTS = 1 << 21  # bounds the memory of the coordinate maps: 16 MiB at two float32 each
+_EXIF_ORIENTATION = 0x0112
+
+Image.MAX_IMAGE_PIXELS = None  # read_image refuses by its own cap, before decoding
+
+
+class Resample(str, Enum):
+    """How pixels are interpolated when a level or a crop is made.
+
+    `linear` interpolates between the four neighbours at any scale. `area` first halves the picture by averaging until
+    less than a factor of two remains, then interpolates: no aliasing when an object is much larger than the window.
+    """
+
+    linear = "linear"
+    area = "area"
+
+
+class Border(str, Enum):
+    """What a window that crosses the picture's border sees: a constant value, or only the part inside, stretched."""
+
+    pad = "pad"
+    clip = "clip"
+
+
+def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Read a picture of any common kind as uint8 ``(H, W, 3)`` RGB.
+
+    Grey, palette, CMYK and 16-bit pictures are converted (16 bits scaled to 8), alpha is laid over black and the EXIF
+    orientation is applied.
+
+    Args:
+        path: the file.
+        annotated_hw: size that an annotation states; where it equals the size before EXIF rotation, the truth was
+            drawn on the unrotated picture and no rotation is applied.
+        max_pixels: a larger picture is refused before it is decoded.
+
+    Raises:
+        DataError: missing, empty, not a picture, truncated, or too large; the message names the file and the reason.
+    """
+    try:
+        data = Path(path).read_bytes()
+    except OSError as error:
+        raise DataError(f"{path}: cannot be read ({error.strerror or error}); check the path.") from error
+    if not data:
+        raise DataError(f"{path}: the file is empty.")
+    try:
+        with Image.open(io.BytesIO(data)) as picture:
+            if picture.width * picture.height > max_pixels:
+                raise DataError(
+                    f"{path}: {picture.width} x {picture.height} px is above the cap of {max_pixels:,} pixels; "
+                    "scale it down first."
+                )
+            orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
+            rotate = orientation != 1 and annotated_hw != (picture.height, picture.width)
+            if picture.mode == "RGB" and not rotate and picture.format in ("JPEG", "PNG", "BMP"):
+                decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+                if decoded is not None and decoded.shape[:2] == (picture.height, picture.width):
+                    return np.asarray(decoded, np.uint8)
+            return _convert(ImageOps.exif_transpose(picture) if rotate else picture)
+    except DataError:
+        raise
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise DataError(f"{path}: not a readable picture ({error}).") from error
+
+
+def _convert(picture: Image.Image) -> Pixels:
+    if picture.mode.startswith(("I", "F")):
+        wide = np.asarray(picture, np.float64)
+        scale = 255 / 65535 if wide.max(initial=0) > 255 or picture.mode.startswith("I;16") else 1
+        grey = np.clip(np.round(wide * scale), 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
+        rgba = np.asarray(picture.convert("RGBA"), np.float32)
+        return np.asarray(np.round(rgba[:, :, :3] * (rgba[:, :, 3:] / 255)), np.uint8)
+    return np.array(picture.convert("RGB"), np.uint8)
+
+
+def to_image(value: object) -> Pixels:
+    """Return what a caller passed as a picture as uint8 ``(H, W, 3)`` RGB.
+
+    Args:
+        value: an array of that very form, a path, or a PIL image.
+
+    Raises:
+        ValueError: anything else; the message says what was got and what is taken.
+        DataError: a path that cannot be read.
+    """
+    if isinstance(value, (str, Path)):
+        return read_image(value)
+    if isinstance(value, Image.Image):
+        return _convert(ImageOps.exif_transpose(value))
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
+        if value.shape[0] and value.shape[1]:
+            return value
+    got = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value)
+    raise ValueError(f"a picture is an (H, W, 3) uint8 RGB array, a path or a PIL image; got {got}")
+
+
+class Resampler:
+    """One picture, ready to be resampled to levels and windows.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        mode: the interpolation.
+        border: what lies outside the picture for a window that crosses its border.
+        border_value: the constant of ``Border.pad``, 0 to 255.
+    """
+
+    def __init__(
+        self, image: Pixels, mode: Resample = Resample.linear, border: Border = Border.pad, border_value: int = 0
+    ) -> None:
+        self.image_hw = (int(image.shape[0]), int(image.shape[1]))
+        self._mode = mode
+        self._border = border
+        self._border_value = border_value
+        self._octaves = [image]
+
+    def _octave(self, scale: float) -> tuple[int, Pixels]:
+        """Return the halved picture to interpolate from when one output pixel spans `scale` picture pixels."""
+        wanted = int(np.floor(np.log2(max(scale, 1.0)) + 1e-6)) if self._mode == Resample.area else 0
+        while wanted >= len(self._octaves) or max(self._octaves[wanted].shape[:2]) > _REMAP_SIDE:
+            last = self._octaves[-1]
+            half_hw = ((last.shape[0] + 1) // 2, (last.shape[1] + 1) // 2)
+            self._octaves.append(np.asarray(cv2.resize(last, half_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8))
+            wanted = max(wanted, len(self._octaves) - 1) if max(last.shape[:2]) > _REMAP_SIDE else wanted
+        return wanted, self._octaves[wanted]
+
+    def level(self, level_hw: tuple[int, int]) -> Pixels:
+        """Return the whole picture at the size `level_hw`, ``(h, w, 3)`` uint8."""
+        scale = min(self.image_hw[0] / level_hw[0], self.image_hw[1] / level_hw[1])
+        _, base = self._octave(scale)
+        if base.shape[:2] == level_hw:
+            return base
+        return np.asarray(cv2.resize(base, (level_hw[1], level_hw[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
+
+    def crops(self, windows_xyxy: NDArray[Any], crop_hw: tuple[int, int]) -> Pixels:
+        """Return upright windows ``(N, 4)`` of the picture as crops ``(N, h, w, 3)`` uint8."""
+        return self.cut(CropPlan.upright(windows_xyxy, SampleRole.negative), crop_hw)
+
+    def cut(self, plan: CropPlan, crop_hw: tuple[int, int]) -> Pixels:
+        """Return the windows of a plan, turned and mirrored as it says, as crops ``(M, h, w, 3)`` uint8."""
+        height, width = crop_hw
+        out = np.empty((len(plan), height, width, 3), np.uint8)
+        boxes = plan.boxes.astype(np.float64)
+        if self._border == Border.clip:
+            limit = np.array([self.image_hw[1], self.image_hw[0]] * 2, np.float64)
+            boxes = np.clip(boxes, 0, limit)
+        sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1e-3)
+        scale = np.minimum(sides[:, 0] / width, sides[:, 1] / height)
+        octave = np.floor(np.log2(np.maximum(scale, 1)) + 1e-6) if self._mode == Resample.area else np.zeros(len(plan))
+        step = max(1, min(_REMAP_SIDE // height, _MAP_ELEMENTS // (height * width)))
+        for value in np.unique(octave):  # a handful: one round an octave, never one a crop
+            _, base = self._octave(float(2**value))
+            rows = np.flatnonzero(octave == value)
+            for start in range(0, len(rows), step):
+                chosen = rows[start : start + step]
+                out[chosen] = self._remap(base, boxes[chosen], plan[chosen], crop_hw)
+        return out
+
+    def _remap(self, base: Pixels, boxes: NDArray[np.float64], plan: CropPlan, crop_hw: tuple[int, int]) -> Pixels:
+        height, width = crop_hw
+        u = (np.arange(width) + 0.5) / width - 0.5
+        v = (np.arange(height) + 0.5) / height - 0.5
+        sides = boxes[:, 2:] - boxes[:, :2]
+        centre = (boxes[:, :2] + boxes[:, 2:]) / 2
+        du = np.where(plan.mirror, -1.0, 1.0)[:, None] * u * sides[:, :1]  # (N, w)
+        dv = v * sides[:, 1:]  # (N, h)
+        ratio_x, ratio_y = base.shape[1] / self.image_hw[1], base.shape[0] / self.image_hw[0]
+        angle = np.deg2rad(plan.angle_deg.astype(np.float64))
+        cos, sin = np.cos(angle)[:, None, None], np.sin(angle)[:, None, None]
+        x = centre[:, 0, None, None] + cos * du[:, None, :] - sin * dv[:, :, None]  # (N, h, w)
+        y = centre[:, 1, None, None] + sin * du[:, None, :] + cos * dv[:, :, None]
+        cut = cv2.remap(
+            base,
+            (x * ratio_x - 0.5).astype(np.float32).reshape(-1, width),
+            (y * ratio_y - 0.5).astype(np.float32).reshape(-1, width),
+            cv2.INTER_LINEAR,
+            borderMode=cv2.BORDER_CONSTANT if self._border == Border.pad else cv2.BORDER_REPLICATE,
+            borderValue=(self._border_value,) * 3,
+        )
+        return np.asarray(cut, np.uint8).reshape(-1, height, width, 3)
+
+
+def to_network_input(crops: Pixels, mean: float, scale: float) -> NDArray[np.float32]:
+    """Return ``(N, 3, h, w)`` float32 ``(pixel - mean) * scale`` of crops ``(N, h, w, 3)`` uint8."""
+    return np.ascontiguousarray(((crops.astype(np.float32) - mean) * scale).transpose(0, 3, 1, 2))
+
+
+def write_image(path: Path, image: Pixels) -> None:
+    """Write an RGB picture; the suffix of `path` chooses the format."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    ok, data = cv2.imencode(path.suffix or ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    if not ok:
+        raise DataError(f"{path}: OpenCV cannot write pictures with the suffix {path.suffix!r}; use .png or .jpg.")
+    path.write_bytes(data.tobytes())

@@ -1,0 +1,214 @@
+"""Loads a recipe, merges overrides and presets into it, checks it and builds the parts it names."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cascade_det.core import registry
+from cascade_det.core.schema import Recipe, SourcePart, StageSection, StageTrain
+from cascade_det.core.shipped import find_shipped, shipped_names
+from cascade_det.errors import RecipeError, choices
+
+if TYPE_CHECKING:
+    from cascade_det.data.sources import Source
+    from cascade_det.heads.base import Head
+    from cascade_det.samplers.base import Sampler
+
+FORMAT = 1
+
+
+def load_recipe(recipe: str | Path, *overrides: str, preset: str | None = None) -> Recipe:
+    """Load a recipe by file or shipped name, with ``KEY=VALUE`` overrides, import its plug-ins and check it.
+
+    Args:
+        recipe: path of a YAML file, or the name of a shipped recipe.
+        *overrides: such as ``stages.onet.net.params.alpha=0.5``; they win over the file and the preset.
+        preset: name of a set of overrides under ``presets:``.
+
+    Returns:
+        Plain dataclasses with every default filled in.
+
+    Raises:
+        RecipeError: the message names the full key, the value, the choices and what to do.
+    """
+    path = find_recipe(recipe)
+    data = _read_yaml(path)
+    loaded = recipe_from_dict(data, path.parent, overrides=overrides, preset=preset, where=str(path))
+    for plugin in loaded.plugins:
+        registry.load_plugin(plugin, Path(loaded.base_dir or "."))
+    validate(loaded)
+    return loaded
+
+
+def find_recipe(recipe: str | Path) -> Path:
+    """Return the file of a recipe given as a path or as a shipped name."""
+    path = Path(recipe)
+    if path.is_file():
+        return path.resolve()
+    shipped = find_shipped("recipes", str(recipe), ".yaml")
+    if shipped is None:
+        known = shipped_names("recipes", ".yaml")
+        raise RecipeError(f"recipe {str(recipe)!r} is neither a file nor a shipped recipe; {choices(recipe, known)}.")
+    return shipped
+
+
+def recipe_from_dict(
+    data: Mapping[str, Any],
+    base_dir: Path,
+    *,
+    overrides: Sequence[str] = (),
+    preset: str | None = None,
+    where: str = "recipe",
+) -> Recipe:
+    """Merge defaults, `data`, a preset and overrides into a recipe; shape and types are checked, parts are not."""
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    try:
+        config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(dict(data)))
+        if preset is not None:
+            if preset not in config.presets:
+                raise RecipeError(f"preset {preset!r} is not in {where}; {choices(preset, map(str, config.presets))}.")
+            for name, value in config.presets[preset].items():
+                OmegaConf.update(config, str(name), value)
+        for text in overrides:
+            _check_override(text, list(config.stages))
+            config = OmegaConf.merge(config, OmegaConf.from_dotlist([text]))
+        if config.base_dir is None:
+            config.base_dir = str(base_dir)
+        merged = OmegaConf.to_object(config)
+    except OmegaConfBaseException as error:
+        message = str(error).splitlines()[0]
+        full_key = getattr(error, "full_key", None) or "(top level)"
+        raise RecipeError(f"{where}: key {full_key!r}: {message}. `cascade-det parts` lists keys and parts.") from error
+    assert isinstance(merged, Recipe)
+    if merged.format != FORMAT:
+        raise RecipeError(f"{where}: format={merged.format}; this version reads format {FORMAT}. Update cascade_det.")
+    return merged
+
+
+def _check_override(text: str, stages: list[Any]) -> None:
+    name, sign, _ = text.partition("=")
+    if not sign or not name:
+        raise RecipeError(f"override {text!r} is not of the form KEY=VALUE, such as stages.pnet.train.samples=100000.")
+    parts = name.split(".")
+    if parts[0] == "stages" and len(parts) > 1 and parts[1] not in stages:
+        raise RecipeError(f"override {text!r}: there is no stage {parts[1]!r}; {choices(parts[1], map(str, stages))}.")
+
+
+def _read_yaml(path: Path) -> Mapping[str, Any]:
+    import yaml
+    from omegaconf import OmegaConf
+
+    try:
+        data = OmegaConf.load(path)
+    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())}).") from error
+    if not OmegaConf.is_dict(data):
+        raise RecipeError(f"{path}: a recipe is a YAML mapping with at least `stages:` and `data:`; this is not one.")
+    return data  # type: ignore[return-value]
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the recipe as nested plain values, every key present."""
+    return dataclasses.asdict(recipe)
+
+
+def recipe_to_yaml(recipe: Recipe) -> str:
+    """Return the recipe as YAML that loads to the same recipe."""
+    from omegaconf import OmegaConf
+
+    return OmegaConf.to_yaml(OmegaConf.create(recipe_to_dict(recipe)))
+
+
+def validate(recipe: Recipe) -> None:
+    """Check values that types cannot, and that every part exists with these parameters.
+
+    Raises:
+        RecipeError: the first fault found, with its full key.
+    """
+    from cascade_det.core.checks import check_values
+
+    check_values(recipe)
+    for name, stage in recipe.stages.items():
+        key = f"stages.{name}"
+        registry.STAGES.get(stage.kind, f"{key}.kind")
+        if stage.heads:
+            registry.NETS.check_params(stage.net.kind, stage.net.params, f"{key}.net", {"window_hw": ()})
+            fields = [head.field for head in build_heads(recipe, name).values()]
+            if fields.count("scores") != 1 or len(set(fields)) != len(fields):
+                raise RecipeError(
+                    f"{key}.heads: a stage needs exactly one head that fills scores and at most one a field; "
+                    f"these fill {fields}."
+                )
+        build_samplers(recipe, name)
+    for split, sources in (("train", recipe.data.train), ("val", recipe.data.val)):
+        for name in sources:
+            build_source(recipe, split, name)
+    for name, part in recipe.evaluate.items():
+        registry.EVALUATORS.build(part.kind, part.params, f"evaluate.{name}")
+
+
+def build_heads(recipe: Recipe, stage: str) -> dict[str, Head]:
+    """Build the heads of a stage by name."""
+    parts = recipe.stages[stage].heads
+    num_points = len(recipe.object.points)
+    for name, part in parts.items():
+        if part.kind == "points" and num_points == 0:
+            raise RecipeError(f"stages.{stage}.heads.{name}.kind='points': object.points is empty; name the points.")
+    return {
+        name: registry.HEADS.build(part.kind, part.params, f"stages.{stage}.heads.{name}", num_points=num_points)
+        for name, part in parts.items()
+    }
+
+
+def build_samplers(recipe: Recipe, stage: str) -> dict[str, Sampler]:
+    """Build the samplers of a stage by name."""
+    parts = recipe.stages[stage].samplers
+    return {
+        name: registry.SAMPLERS.build(part.kind, part.params, f"stages.{stage}.samplers.{name}")
+        for name, part in parts.items()
+    }
+
+
+def build_stage(recipe: Recipe, stage: str) -> Any:
+    """Build one stage with fresh weights (torch's global seed decides them); a stage without heads gets no net."""
+    section = recipe.stages[stage]
+    window_hw = window_of(section)
+    given: dict[str, Any] = {"name": stage, "window_hw": window_hw, "heads": build_heads(recipe, stage), "net": None}
+    if section.heads:
+        given["net"] = registry.NETS.build(
+            section.net.kind, section.net.params, f"stages.{stage}.net", window_hw=window_hw
+        )
+    return registry.STAGES.build(section.kind, section.params, f"stages.{stage}", **given)
+
+
+def build_source(recipe: Recipe, split: str, name: str) -> Source:
+    """Build the source `name` of the split "train" or "val"."""
+    sources: dict[str, SourcePart] = getattr(recipe.data, split)
+    part = sources[name]
+    source: Source = registry.SOURCES.build(
+        part.kind,
+        part.params,
+        f"data.{split}.{name}",
+        num_points=len(recipe.object.points),
+        object_category=recipe.object.category,
+        base_dir=recipe.base_dir or ".",
+    )
+    return source
+
+
+def window_of(section: StageSection) -> tuple[int, int]:
+    """Return the window of a stage as (height, width)."""
+    return int(section.window_hw[0]), int(section.window_hw[1])
+
+
+def stage_train(recipe: Recipe, stage: str) -> StageTrain:
+    """Return how a stage is fitted: its own keys, and the `train` section's where they are null."""
+    own = recipe.stages[stage].train
+    values = {f.name: getattr(own, f.name) for f in dataclasses.fields(StageTrain)}
+    return StageTrain(**{k: getattr(recipe.train, k) if v is None else v for k, v in values.items()})
+

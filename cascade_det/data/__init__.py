@@ -1,0 +1,1 @@
+"""Pictures and truth: sources, formats, the synthetic source, shards of crops and the loader."""

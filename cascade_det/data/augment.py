@@ -1,0 +1,142 @@
+"""Views of whole pictures by albumentations, and batched jitter of crops. Truth moves with the pixels."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.core.geometry import box_sides, mirror_truth
+from cascade_det.core.imaging import Resample, Resampler
+from cascade_det.core.schema import JitterSection, Part, View
+from cascade_det.core.types import Annotations, CropTruth
+from cascade_det.errors import RecipeError, choices
+
+# albumentations scales key points by the plain factor, but moves them between pixel centres everywhere else (a mirror
+# takes x to W - 1 - x). Ours are edge coordinates: half a pixel goes off before and comes back after all but these.
+_SCALING = {"RandomScale", "Resize", "LongestMaxSize", "SmallestMaxSize"}
+
+
+class PictureView:
+    """One view of whole pictures.
+
+    Args:
+        view: share, scaling and transform.
+        key: recipe key, named in errors.
+        flip_points: ``(K,)`` which point each becomes where the transform mirrors the picture.
+    """
+
+    def __init__(self, view: View, key: str, flip_points: NDArray[np.intp]) -> None:
+        self.share = view.share
+        self._object_px = view.object_px
+        self._flip = flip_points
+        self._kind = view.transform.kind if view.transform else ""
+        self._transform = _compose(view.transform, f"{key}.transform") if view.transform else None
+
+    def __call__(
+        self, image: NDArray[np.uint8], truth: Annotations, rng: np.random.Generator
+    ) -> tuple[NDArray[np.uint8], Annotations]:
+        """Return the picture and its truth as this view shows them; neither argument is changed."""
+        if self._object_px is not None:
+            image, truth = _scale_to_object(image, truth, self._object_px, rng)
+        if self._transform is None:
+            return image, truth
+        self._transform.set_random_seed(int(rng.integers(2**31)))
+        shift = 0.0 if self._kind in _SCALING else 0.5
+        corners = truth.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+        axes = np.array([[0, 0], [8, 0], [0, 8]], np.float32)  # tell a mirror from a turn by their handedness
+        marks = np.concatenate([axes, corners, truth.points.reshape(-1, 2)]) - shift
+        result = self._transform(image=image, keypoints=marks)
+        moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + shift
+        boxes = moved[3 : 3 + len(corners)].reshape(-1, 4, 2)
+        points = moved[3 + len(corners) :].reshape(truth.points.shape)
+        known = truth.points_known
+        across, down = moved[1] - moved[0], moved[2] - moved[0]
+        if across[0] * down[1] - across[1] * down[0] < 0:
+            points, known = points[:, self._flip], known[:, self._flip]
+        hull = np.concatenate([boxes.min(axis=1), boxes.max(axis=1)], axis=1) if len(truth) else truth.boxes
+        points = np.where(known[..., None], points, 0)
+        return np.asarray(result["image"]), truth.replace(boxes=hull, points=points, points_known=known)
+
+
+def _compose(part: Part, key: str) -> Any:
+    import albumentations
+
+    known = {name for name, c in vars(albumentations).items() if inspect.isclass(c) and issubclass(c, albumentations.BasicTransform)}
+    if part.kind not in known:
+        raise RecipeError(f"{key}.kind={part.kind!r}: albumentations has no such transform; {choices(part.kind, known)[:200]}.")
+    try:
+        transform = getattr(albumentations, part.kind)(**{"p": 1.0, **part.params})
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{key}.params={part.params!r}: {' '.join(str(error).split())}") from error
+    points = albumentations.KeypointParams(format="xy", remove_invisible=False)
+    return albumentations.Compose([transform], keypoint_params=points)
+
+
+def _scale_to_object(
+    image: NDArray[np.uint8], truth: Annotations, object_px: list[float], rng: np.random.Generator
+) -> tuple[NDArray[np.uint8], Annotations]:
+    """Scale a picture down until its median object has a height drawn from the range; never up."""
+    heights = box_sides(truth.boxes[~truth.ignore])[1]
+    wanted = float(np.exp(rng.uniform(np.log(object_px[0]), np.log(object_px[1]))))
+    factor = min(1.0, wanted / float(np.median(heights))) if len(heights) else 1.0
+    level_hw = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
+    ratio = np.array([level_hw[1] / image.shape[1], level_hw[0] / image.shape[0]], np.float32)
+    scaled = truth.replace(boxes=truth.boxes * np.tile(ratio, 2), points=truth.points * ratio)
+    return Resampler(image, Resample.area).level(level_hw), scaled
+
+
+def jitter_batch(
+    pixels: NDArray[np.uint8],
+    truth: CropTruth,
+    jitter: JitterSection,
+    flip_points: NDArray[np.intp],
+    rng: np.random.Generator,
+) -> tuple[NDArray[np.float32], CropTruth]:
+    """Return a batch ``(B, h, w, 3)`` float32 in 0..255 with random mirror and photometric changes, and its truth."""
+    rows = len(pixels)
+    mirrored = rng.random(rows) < jitter.mirror
+    crops = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
+    truth = mirror_truth(truth, mirrored, flip_points)
+    crops = _cover(crops, rng.random(rows) < jitter.cover, rng)
+    batch = crops.astype(np.float32)
+    grey = np.flatnonzero(rng.random(rows) < jitter.grey)
+    if len(grey):
+        batch[grey] = (batch[grey] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    blurred = np.flatnonzero(rng.random(rows) < jitter.blur)
+    if len(blurred):
+        batch[blurred] = _smooth(batch[blurred])
+    gain = 1 + rng.uniform(-1, 1, (rows, 1, 1, 1)) * jitter.contrast
+    tint = 1 + rng.uniform(-1, 1, (rows, 1, 1, 3)) * jitter.colour
+    lift = rng.uniform(-255, 255, (rows, 1, 1, 1)) * jitter.brightness
+    factor = (gain * tint).astype(np.float32)
+    centre = batch.mean(axis=(1, 2, 3), keepdims=True)
+    batch = batch * factor + (lift + centre * (1 - gain)).astype(np.float32)
+    return np.clip(batch, 0, 255, out=batch), truth
+
+
+def _smooth(batch: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Smooth ``(B, h, w, 3)`` by the binomial filter 1 2 1 along both axes, edges repeated."""
+    for axis in (1, 2):
+        padded = np.concatenate([batch.take([0], axis), batch, batch.take([-1], axis)], axis=axis)
+        size = batch.shape[axis]
+        low, middle, high = (np.take(padded, np.arange(s, s + size), axis) for s in range(3))
+        batch = (low + 2 * middle + high) / 4
+    return batch
+
+
+def _cover(crops: NDArray[np.uint8], chosen: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.uint8]:
+    """Paste over each chosen crop a rectangle of another crop, 20 to 50 % of each side."""
+    if not chosen.any():
+        return crops
+    rows, height, width = crops.shape[:3]
+    size = rng.uniform(0.2, 0.5, (rows, 2))
+    start = rng.random((rows, 2)) * (1 - size)
+    y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
+    in_y = (y >= start[:, :1]) & (y < start[:, :1] + size[:, :1])
+    in_x = (x >= start[:, 1:]) & (x < start[:, 1:] + size[:, 1:])
+    mask = in_y[:, :, None] & in_x[:, None, :] & chosen[:, None, None]
+    other = crops[rng.permutation(rows)]
+    return np.where(mask[..., None], other, crops)

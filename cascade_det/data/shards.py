@@ -1,0 +1,160 @@
+"""Shards: the crops of consecutive pictures with their truth, as memory-mapped arrays.
+
+A shard is a folder: ``crops.npy`` (n, h, w, 3) uint8, ``truth.npz`` (one array a column) and ``manifest.json``. Crops
+keep the truth in their own frame, never the targets of a head, so that any head can be trained without mining again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.core.types import CropPlan, CropTruth, SampleRole
+from cascade_det.data.atomic import atomic_dir
+from cascade_det.errors import DataError
+
+_TRUTH = ("role", "box", "has_box", "points", "points_known")
+_PLACE = ("image", "view", "source", "window", "angle_deg", "mirror")
+_EXTRA = "extra:"
+
+
+@dataclass(frozen=True)
+class Crops:
+    """M crops with their truth and where they were cut, so that they can be cut again at another size.
+
+    Attributes:
+        pixels: ``(M, h, w, 3)`` uint8 RGB.
+        truth: in each crop's frame.
+        image: ``(M,)`` int32, number of the picture in the training set.
+        view: ``(M,)`` int16, 0 the picture itself, else 1 + the number of its view.
+        source: ``(M,)`` int16, number of the source, which may narrow what a crop teaches.
+        plan: the windows in the pixels of that view.
+    """
+
+    pixels: NDArray[np.uint8]
+    truth: CropTruth
+    image: NDArray[np.int32]
+    view: NDArray[np.int16]
+    source: NDArray[np.int16]
+    plan: CropPlan
+
+
+def write_shard(folder: Path, parts: Sequence[Crops], empty: Crops, facts: Mapping[str, Any]) -> None:
+    """Write the crops of some pictures as one shard, beside its place and renamed.
+
+    Args:
+        folder: the shard.
+        parts: crops of each picture in order.
+        empty: M = 0 crops of the right shape, for a shard without any.
+        facts: what else the manifest says (counts of the pictures, objects covered).
+    """
+    parts = list(parts) or [empty]
+    pixels = np.concatenate([part.pixels for part in parts])
+    columns = _columns(parts)
+    digest = hashlib.sha256(pixels.tobytes())
+    for name in sorted(columns):
+        digest.update(f"{name}:{columns[name].dtype}:{columns[name].shape}".encode() + columns[name].tobytes())
+    counts = {role.name: int((columns["role"] == role).sum()) for role in SampleRole}
+    with atomic_dir(folder) as beside:
+        np.save(beside / "crops.npy", pixels)
+        np.savez(beside / "truth.npz", **columns)
+        manifest = {"rows": len(pixels), "roles": counts, "digest": digest.hexdigest(), **facts}
+        (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _columns(parts: Sequence[Crops]) -> dict[str, NDArray[Any]]:
+    columns = {name: np.concatenate([getattr(part.truth, name) for part in parts]) for name in _TRUTH}
+    columns |= {name: np.concatenate([getattr(part, name) for part in parts]) for name in ("image", "view", "source")}
+    columns["window"] = np.concatenate([part.plan.boxes for part in parts])
+    columns["angle_deg"] = np.concatenate([part.plan.angle_deg for part in parts])
+    columns["mirror"] = np.concatenate([part.plan.mirror for part in parts])
+    return columns | _extra_columns([part.truth.extras for part in parts], [len(part.truth) for part in parts])
+
+
+def _extra_columns(extras: Sequence[Mapping[str, NDArray[Any]]], rows: Sequence[int]) -> dict[str, NDArray[Any]]:
+    """Stack attribute columns; where a picture lacks one its rows hold 0 or an empty string."""
+    columns = {}
+    for name in sorted({name for extra in extras for name in extra}):
+        known = [np.asarray(extra[name]) for extra in extras if name in extra]
+        known = [column.astype(str) if column.dtype == object else column for column in known]
+        dtype = np.result_type(*known)
+        filled = []
+        for extra, count in zip(extras, rows, strict=True):
+            missing = np.zeros((count, *known[0].shape[1:]), dtype)
+            filled.append(np.asarray(extra[name]).astype(dtype) if name in extra else missing)
+        columns[_EXTRA + name] = np.concatenate(filled)
+    return columns
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """Return the manifest of a shard; a `DataError` names a shard that is damaged."""
+    try:
+        manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{folder}: not a readable shard ({error}); delete it and run the same command again.") from error
+    return manifest
+
+
+class Pool:
+    """The crops of many shards behind one row number.
+
+    Args:
+        shards: folders in order; equal lists give equal row numbers.
+    """
+
+    def __init__(self, shards: Sequence[Path]) -> None:
+        self.shards = list(shards)
+        counts = [int(read_manifest(folder)["rows"]) for folder in shards]
+        self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
+        self._pixels = [np.load(folder / "crops.npy", mmap_mode="r") for folder in shards]
+        tables = [dict(np.load(folder / "truth.npz")) for folder in shards]
+        extras = [{k.removeprefix(_EXTRA): v for k, v in t.items() if k.startswith(_EXTRA)} for t in tables]
+        self._columns = {n: np.concatenate([t[n] for t in tables]) for n in (*_TRUTH, *_PLACE)} if tables else {}
+        self._extras = {k.removeprefix(_EXTRA): v for k, v in _extra_columns(extras, counts).items()}
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def role(self) -> NDArray[np.int8]:
+        """Roles ``(M,)`` of all rows."""
+        return self.column("role").astype(np.int8)
+
+    def column(self, name: str) -> NDArray[Any]:
+        """Return a column of all rows: role, image, view, source, window, angle_deg, mirror, box, ..."""
+        return self._columns[name] if self._columns else np.zeros(0)
+
+    def pixels(self, rows: NDArray[np.integer[Any]]) -> NDArray[np.uint8]:
+        """Return crops ``(B, h, w, 3)`` of the given rows, in their order."""
+        out = np.empty((len(rows), *self._pixels[0].shape[1:]), np.uint8)
+        shard = np.searchsorted(self._starts, rows, side="right") - 1
+        order = np.argsort(shard, kind="stable")
+        bounds = np.searchsorted(shard[order], np.arange(len(self.shards) + 1))
+        for number in np.unique(shard):
+            chosen = order[bounds[number] : bounds[number + 1]]
+            out[chosen] = self._pixels[number][rows[chosen] - self._starts[number]]
+        return out
+
+    def truth(self, rows: NDArray[np.integer[Any]]) -> CropTruth:
+        """Return the truth of the given rows."""
+        return CropTruth(
+            *(self._columns[name][rows] for name in _TRUTH), {name: v[rows] for name, v in self._extras.items()}
+        )
+
+    def plan(self, rows: NDArray[np.integer[Any]]) -> CropPlan:
+        """Return the windows of the given rows; the row of truth is not kept and reads -1."""
+        columns = self._columns
+        return CropPlan(
+            columns["window"][rows],
+            columns["role"][rows],
+            np.full(len(rows), -1),
+            columns["angle_deg"][rows],
+            columns["mirror"][rows],
+        )

@@ -1,0 +1,1 @@
+"""Evaluation: evaluators, the funnel, and the files that others can score."""

@@ -1,0 +1,1 @@
+"""Heads: classification, box offset and points, each with its target, loss and decoding."""

@@ -1,0 +1,35 @@
+"""From the losses of rows to the loss of a batch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from cascade_det.heads.base import Reduction
+
+if TYPE_CHECKING:
+    import torch
+
+
+def reduce_rows(
+    row_losses: torch.Tensor, row_mask: torch.Tensor, reduction: Reduction, hardest_share: float
+) -> torch.Tensor:
+    """Return the mean loss over the rows that count; an empty mask gives 0, never NaN.
+
+    Args:
+        row_losses: ``(B,)`` as a head returns them.
+        row_mask: ``(B,)`` bool, rows that teach the head.
+        reduction: `mean` over the taught rows, or over the `hardest` of them.
+        hardest_share: for `hardest`, which share of the taught rows with the largest losses is kept (at least one).
+
+    Source: online hard sample mining, Zhang et al. 2016, section III-B.
+    """
+    import torch
+
+    taught = int(row_mask.sum())
+    if taught == 0:
+        return row_losses.sum() * 0.0
+    if reduction == Reduction.mean:
+        return torch.where(row_mask, row_losses, row_losses.new_zeros(())).sum() / taught
+    keep = max(1, int(hardest_share * taught))
+    hardest = torch.where(row_mask, row_losses, row_losses.new_full((), -torch.inf)).topk(keep).values
+    return hardest.mean()

@@ -1,0 +1,1 @@
+"""Samplers: annotations in, windows to cut out; they never touch pixels."""

@@ -1,0 +1,103 @@
+"""A later stage: it crops the candidates, runs a larger network on them and keeps fewer, better ones."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.core.geometry import fit_to_aspect
+from cascade_det.core.imaging import Resampler
+from cascade_det.core.registry import register_stage
+from cascade_det.core.types import Detections
+from cascade_det.heads.base import Head
+from cascade_det.nets.base import Net
+from cascade_det.stages.base import StageSettings, suppress
+from cascade_det.stages.network import NetworkRunner, StageNetwork, num_points_of
+
+_POOL_PIXELS = 1 << 24  # pixels of crops held at once: 48 MiB of uint8
+
+
+@register_stage("refiner")
+class Refiner:
+    """Scores and corrects candidates from crops of them.
+
+    Args:
+        name, window_hw, net, heads: given by the framework.
+        nms_on: suppress by the regressed "boxes", or by the "windows" that were cropped.
+    """
+
+    trainable = True
+    version = 1
+
+    def __init__(
+        self, name: str, window_hw: tuple[int, int], net: Net, heads: Mapping[str, Head], nms_on: str = "boxes"
+    ) -> None:
+        if net is None:
+            raise ValueError("a refiner needs a net and heads")
+        if nms_on not in ("windows", "boxes"):
+            raise ValueError(f"nms_on={nms_on!r} must be windows or boxes")
+        self.name = name
+        self.window_hw = window_hw
+        self.num_points = num_points_of(heads)
+        self.runner = NetworkRunner(StageNetwork(net, heads), heads)
+        self._nms_on = nms_on
+
+    def __call__(
+        self, images: Sequence[Resampler], candidates: Sequence[Detections] | None, settings: StageSettings
+    ) -> list[Detections]:
+        if candidates is None:
+            raise ValueError("a refiner needs the candidates of the stage before")
+        windows = [fit_to_aspect(found.boxes, self.window_hw) for found in candidates]
+        counts = [len(rows) for rows in windows]
+        raw = self._raw(images, windows, settings)
+        results, start = [], 0
+        for rows, count in zip(windows, counts, strict=True):
+            outputs = {name: value[start : start + count] for name, value in raw.items()}
+            results.append(self._keep(outputs, rows, settings))
+            start += count
+        return results
+
+    def _raw(
+        self, images: Sequence[Resampler], windows: Sequence[NDArray[Any]], settings: StageSettings
+    ) -> dict[str, NDArray[np.float32]]:
+        """Return raw outputs ``(N, D)`` of all windows of all pictures, holding a bounded pool of crops at once."""
+        limit = max(settings.chunk, _POOL_PIXELS // (self.window_hw[0] * self.window_hw[1]))
+        limit -= limit % settings.chunk
+        parts: list[dict[str, NDArray[np.float32]]] = []
+        pool: list[NDArray[np.uint8]] = []
+        for image, rows in zip(images, windows, strict=True):
+            for start in range(0, len(rows), limit):
+                pool.append(image.crops(rows[start : start + limit], self.window_hw))
+                if sum(map(len, pool)) >= limit:
+                    parts.append(self._run(np.concatenate(pool), settings))
+                    pool = []
+        if pool or not parts:
+            empty = np.zeros((0, *self.window_hw, 3), np.uint8)
+            parts.append(self._run(np.concatenate([*pool, empty]), settings))
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _run(self, crops: NDArray[np.uint8], settings: StageSettings) -> dict[str, NDArray[np.float32]]:
+        return self.runner.raw_of_crops(crops, settings.mean, settings.scale, settings.chunk)
+
+    def _keep(
+        self, raw: Mapping[str, NDArray[np.float32]], windows: NDArray[np.float32], settings: StageSettings
+    ) -> Detections:
+        scores = self.runner.scores(raw[self.runner.score_head])
+        above = np.flatnonzero(scores >= settings.score)
+        chosen = {name: value[above] for name, value in raw.items()}
+        refined = self.runner.decode(chosen, windows[above], scores[above])
+        on = windows[above] if self._nms_on == "windows" else None
+        keep = suppress(refined, settings.nms, settings.nms_mode, on)
+        return refined[keep[: settings.max_per_image]]
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        return self.runner.arrays()
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        self.runner.load_arrays(arrays)
+
+    def to(self, device: str) -> None:
+        self.runner.to(device)

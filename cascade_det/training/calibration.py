@@ -1,0 +1,140 @@
+"""Thresholds of a stage, measured on pictures that it was not mined from."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.cascade import Cascade
+from cascade_det.core.geometry import box_sides, coverage_matrix, iou_matrix
+from cascade_det.core.types import Annotations, Detections
+from cascade_det.data.picture_set import PictureSet
+from cascade_det.errors import DataError
+
+_FLOOR = 0.01  # lowest threshold that is looked at
+_MATCH_IOU = 0.5
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What calibration found for one stage.
+
+    Attributes:
+        detect, mine: probabilities.
+        reach: share of the counted objects that the stages before still hold.
+        objects: how many those are.
+        candidates: what the stage lets through of a picture at `detect`.
+    """
+
+    detect: float
+    mine: float
+    reach: float
+    objects: int
+    candidates: float
+
+
+def calibrate(
+    cascade: Cascade, pictures: PictureSet, numbers: Sequence[int], progress: Callable[[int], None]
+) -> Thresholds:
+    """Measure the thresholds of the cascade's last stage.
+
+    `detect_recall` is relative: of the counted objects (not ignored, at least the minimum size) that the stages before
+    still hold at IoU 0.5, the share that this stage still holds. `mine_recall` is the same with the stages before at
+    their mining thresholds. The recipe's last stage takes its detection threshold from `max_fppi` instead.
+
+    Args:
+        cascade: the stages up to the one to calibrate; those before have thresholds.
+        pictures: the training pictures.
+        numbers: which of them to run.
+        progress: called with 1 for each picture done.
+    """
+    section = cascade.recipe.stages[cascade.stages[-1].name]
+    is_last = cascade.stages[-1].name == list(cascade.recipe.stages)[-1]
+    records: dict[str, list[_Record]] = {"detect": [], "mine": []}
+    purposes = ["detect"] if is_last and section.rounds == 1 else ["detect", "mine"]
+    purposes = ["mine"] if len(cascade.stages) == 1 and not is_last else purposes  # no stage before: both runs are one
+    for number in numbers:
+        try:
+            image = pictures.read(number)
+        except DataError:
+            continue
+        finally:
+            progress(1)
+        resampler = cascade.resampler(image)
+        truth = pictures.annotations(number)
+        for purpose in purposes:
+            settings = cascade.settings(purpose=purpose)
+            settings[-1] = dataclasses.replace(settings[-1], score=_FLOOR)
+            outputs = [found[0] for _, found, _ in cascade.run_stages([resampler], settings)]
+            records[purpose].append(_record(truth, outputs, cascade.recipe.pyramid.min_object_px))
+    mined = records["mine"] or records["detect"]
+    detected = records["detect"] or records["mine"]
+    held = np.concatenate([r.best for r in detected]) if detected else np.zeros(0)
+    mine_held = np.concatenate([r.best for r in mined]) if mined else np.zeros(0)
+    mine = recall_threshold(mine_held, section.calibrate.mine_recall)
+    detect = (
+        fppi_threshold([r.false_scores for r in detected], section.calibrate.max_fppi)
+        if is_last
+        else recall_threshold(held, section.calibrate.detect_recall)
+    )
+    counted = sum(r.counted for r in detected)
+    passed = sum(int((r.scores >= detect).sum()) for r in detected)
+    return Thresholds(
+        detect, min(mine, detect), len(held) / max(counted, 1), len(held), passed / max(len(detected), 1)
+    )
+
+
+@dataclass(frozen=True)
+class _Record:
+    best: NDArray[Any]  # best score of each counted object that the stages before hold
+    false_scores: NDArray[Any]  # scores of detections without an object
+    scores: NDArray[Any]
+    counted: int
+
+
+def _record(truth: Annotations, outputs: Sequence[Detections], min_object_px: float) -> _Record:
+    found = outputs[-1]
+    counted = ~truth.ignore & (box_sides(truth.boxes)[1] >= min_object_px)
+    held = counted.copy()
+    if len(outputs) > 1:
+        held &= (iou_matrix(outputs[-2].boxes, truth.boxes) >= _MATCH_IOU).any(axis=0)
+    overlap = iou_matrix(found.boxes, truth.boxes)
+    best = np.where(overlap >= _MATCH_IOU, found.scores[:, None], 0).max(axis=0, initial=0)
+    on_object = (overlap[:, ~truth.ignore] >= _MATCH_IOU).any(axis=1)
+    ignored = truth.boxes[truth.ignore]
+    on_ignored = (coverage_matrix(ignored, found.boxes) >= _MATCH_IOU).any(axis=0)
+    false_scores = found.scores[~on_object & ~on_ignored]
+    return _Record(best[held], false_scores, found.scores, int(counted.sum()))
+
+
+def recall_threshold(best_scores: NDArray[Any], recall: float) -> float:
+    """Return the highest threshold at which at least the share `recall` of objects is kept.
+
+    Args:
+        best_scores: ``(G,)`` best score on each object, 0 where it was not found.
+        recall: share in [0, 1].
+    """
+    if len(best_scores) == 0:
+        return _FLOOR
+    ranked = np.sort(best_scores)[::-1]
+    needed = int(np.ceil(recall * len(ranked) - 1e-9))
+    return float(max(ranked[max(needed, 1) - 1], _FLOOR))
+
+
+def fppi_threshold(false_scores: Sequence[NDArray[Any]], max_fppi: float) -> float:
+    """Return the lowest threshold with at most `max_fppi` false positives a picture.
+
+    Args:
+        false_scores: scores of the false positives of each picture.
+        max_fppi: false positives per picture.
+    """
+    scores = np.sort(np.concatenate(false_scores))[::-1] if false_scores else np.zeros(0)
+    allowed = int(max_fppi * len(false_scores))
+    if len(scores) <= allowed:
+        return _FLOOR
+    return float(min(np.nextafter(scores[allowed], np.float32(1)), 0.999))

@@ -1,0 +1,120 @@
+"""What `check` tells about a recipe before it runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from cascade_det.core.geometry import aspect_reach, box_sides
+from cascade_det.core.recipe import build_samplers, build_stage, stage_train, window_of
+from cascade_det.core.schema import Recipe
+from cascade_det.data.formats.coco import Coco
+from cascade_det.data.picture_set import PictureSet, refuse_overlap
+from cascade_det.errors import DataError
+from cascade_det.stages.proposer import Proposer
+from cascade_det.stages.refiner import Refiner
+from cascade_det.training.pipeline import Run
+
+_REACH_IOU = 0.65
+
+
+@dataclass
+class CheckReport:
+    """Lines for people, facts for machines, and problems that a run would meet."""
+
+    lines: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+    problems: list[str] = field(default_factory=list)
+
+
+def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
+    """Check data, reach of windows and pyramid, parameters and steps of a valid recipe.
+
+    Raises:
+        DataError: data is missing or wrong, or train and val share pictures.
+    """
+    report = CheckReport()
+    train, val = PictureSet.of(recipe, "train"), PictureSet.of(recipe, "val")
+    for split, pictures in (("train", train), ("val", val)):
+        _check_data(report, split, pictures)
+    if not report.problems:
+        refuse_overlap(train, val)
+    _check_reach(report, recipe, train)
+    _count_parameters(report, recipe)
+    steps = Run(recipe, say=say).steps
+    report.lines.append("would run: " + ", ".join(map(str, steps)))
+    report.lines.append(f"run directory: {recipe.run_dir}")
+    report.facts["problems"] = report.problems
+    return report
+
+
+def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
+    for name, source in zip(pictures.names, pictures.sources, strict=True):
+        missing = source.missing_files() if isinstance(source, Coco) else []
+        count = len(source.pictures)
+        if missing and len(missing) == count:
+            raise DataError(f"data.{split}.{name}: none of its {count:,} picture files exists, such as {missing[0]}; check `images`.")
+        truth = [source.annotations(index) for index in range(count)]
+        objects = sum(int((~t.ignore).sum()) for t in truth)
+        ignored = sum(int(t.ignore.sum()) for t in truth)
+        repaired = ", ".join(f"{n} {what}" for what, n in source.report().items())
+        report.lines.append(
+            f"data.{split}.{name}: {count:,} pictures, {objects:,} objects, {ignored:,} ignored"
+            + (f"; left out: {repaired}" if repaired else "")
+        )
+        report.facts[f"data.{split}.{name}"] = {"pictures": count, "objects": objects, "ignored": ignored}
+        if missing:
+            report.problems.append(f"data.{split}.{name}: {len(missing)} picture files are missing, such as {missing[0]}")
+        report.problems += [f"data.{split}.{name}: {why}" for why in _unreadable(pictures, name)]
+        if count == 0:
+            report.problems.append(f"data.{split}.{name}: no pictures")
+
+
+def _unreadable(pictures: PictureSet, name: str) -> list[str]:
+    number = pictures.names.index(name)
+    source, faults = pictures.sources[number], []
+    if not isinstance(source, Coco):
+        return []
+    for index in range(len(source.pictures)):
+        try:
+            source.read(index)
+        except DataError as error:
+            faults.append(str(error))
+    return faults[:20]
+
+
+def _check_reach(report: CheckReport, recipe: Recipe, train: PictureSet) -> None:
+    truth = [train.annotations(number) for number in range(len(train))]
+    boxes = np.concatenate([t.boxes[~t.ignore] for t in truth]) if truth else np.zeros((0, 4))
+    if len(boxes) == 0:
+        report.problems.append("data.train: no objects")
+        return
+    height = box_sides(boxes)[1]
+    share = float((height >= recipe.pyramid.min_object_px).mean())
+    report.facts["share_above_min_object_px"] = share
+    report.lines.append(f"{share:.1%} of the objects are at least pyramid.min_object_px={recipe.pyramid.min_object_px:g} high")
+    for name, section in recipe.stages.items():
+        reach = float((aspect_reach(boxes, window_of(section)) >= _REACH_IOU).mean())
+        report.facts[f"reach.{name}"] = reach
+        report.lines.append(
+            f"{name}: windows of {section.window_hw[0]}x{section.window_hw[1]} (h x w) reach IoU {_REACH_IOU} "
+            f"on {reach:.1%} of the objects"
+        )
+        smallest = {getattr(getattr(s, "bands", s), "min_train_px", None) for s in build_samplers(recipe, name).values()}
+        report.facts[f"min_train_px.{name}"] = sorted(v for v in smallest if v is not None)
+
+
+def _count_parameters(report: CheckReport, recipe: Recipe) -> None:
+    for name, section in recipe.stages.items():
+        stage = build_stage(recipe, name)
+        if isinstance(stage, (Proposer, Refiner)):
+            count = sum(p.numel() for p in stage.runner.network.parameters())
+            values = stage_train(recipe, name)
+            report.facts[f"parameters.{name}"] = count
+            report.lines.append(
+                f"{name}: {section.net.kind}, {count:,} parameters, {values.samples:,} samples in batches of {values.batch_size}"
+            )
+

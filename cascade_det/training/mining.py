@@ -1,0 +1,269 @@
+"""Mining: which windows of which pictures become crops, cut in parallel into shards.
+
+A worker takes whole shards and computes on one thread, and all chance is keyed by (seed, stage, round, picture, view),
+so shards are byte-equal for any number of workers.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures
+import dataclasses
+import multiprocessing
+import os
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.core import registry
+from cascade_det.core.geometry import crop_truth
+from cascade_det.core.imaging import Border, Resample, Resampler
+from cascade_det.core.recipe import build_samplers, window_of
+from cascade_det.core.schema import Recipe
+from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
+from cascade_det.data.augment import PictureView
+from cascade_det.data.picture_set import PictureSet
+from cascade_det.data.shards import Crops, write_shard
+from cascade_det.errors import DataError
+from cascade_det.samplers.base import Sampler
+from cascade_det.samplers.from_cascade import FromCascade
+
+if TYPE_CHECKING:
+    from cascade_det.cascade import Cascade
+
+Progress = Callable[[int], None]
+
+
+@dataclass(frozen=True)
+class MiningJob:
+    """What a worker needs to mine one stage; sent to each process once.
+
+    Attributes:
+        recipe: the whole recipe.
+        stage: name of the stage that is mined for.
+        split: "train" or "val".
+        round_number: 1 for the stage's first pool; from 2 on its own mistakes are mined.
+        numbers: pictures of the split, in order.
+        model: file of the cascade before this stage (from round 2 on, with it); None for a first stage.
+        score_by_head: per source the names of the heads it teaches, or None for all.
+    """
+
+    recipe: Recipe
+    stage: str
+    split: str
+    round_number: int
+    numbers: Sequence[int]
+    model: Path | None
+
+    def chunk(self, shard: int) -> Sequence[int]:
+        """Return the pictures of one shard."""
+        size = self.recipe.mine.shard_images
+        return self.numbers[shard * size : (shard + 1) * size]
+
+    @property
+    def shard_count(self) -> int:
+        """How many shards the job has."""
+        return -(-len(self.numbers) // self.recipe.mine.shard_images)
+
+
+def flip_points_of(recipe: Recipe) -> NDArray[np.intp]:
+    """Return ``(K,)``: which point each becomes in a mirror."""
+    flip = recipe.object.flip_points
+    return np.array(flip if flip is not None else range(len(recipe.object.points)), np.intp)
+
+
+class Miner:
+    """Mines pictures of one job; lives in a worker process."""
+
+    def __init__(self, job: MiningJob) -> None:
+        recipe = job.recipe
+        self.job = job
+        self.pictures = PictureSet.of(recipe, job.split)
+        self.window_hw = window_of(recipe.stages[job.stage])
+        self.flip_points = flip_points_of(recipe)
+        views = recipe.data.views if job.split == "train" else {}
+        self.views = [PictureView(view, f"data.views.{name}", self.flip_points) for name, view in views.items()]
+        self.samplers: Mapping[str, Sampler] = build_samplers(recipe, job.stage)
+        if job.round_number > 1:
+            self.samplers = {"mistakes": FromCascade(positives_per_box=0, parts_per_box=0)}
+        self.cascade = self._load_cascade() if job.model is not None else None
+        self.stage_number = list(recipe.stages).index(job.stage)
+        parts = recipe.data.train if job.split == "train" else {}
+        scores = {name for name, head in recipe.stages[job.stage].heads.items() if head.kind == "classification"}
+        self.no_negatives = [
+            parts[name].teaches is not None and not scores & set(parts[name].teaches or ()) for name in parts
+        ] or [False] * len(self.pictures.names)
+
+    def _load_cascade(self) -> Cascade:
+        from cascade_det.cascade import Cascade
+
+        assert self.job.model is not None
+        return Cascade.load(self.job.model, plugins=self.job.recipe.plugins, device="cpu", threads=1)
+
+    def mine_shard(self, shard: int, folder: Path) -> None:
+        """Mine the pictures of one shard and write it; an unreadable picture is skipped and counted."""
+        parts, skipped, objects, covered = [], 0, 0, 0
+        for number in self.job.chunk(shard):
+            try:
+                image = self.pictures.read(number)
+            except DataError:
+                skipped += 1
+                continue
+            truth = self.pictures.annotations(number)
+            seen = np.zeros(len(truth), bool)
+            for view_number, (shown, moved) in enumerate(self._shown(number, image, truth)):
+                if shown is None:
+                    continue
+                crops, taught = self._mine_picture(number, view_number, shown, moved)
+                parts.append(crops)
+                seen[taught] = True
+            objects += int((~truth.ignore).sum())
+            covered += int((seen & ~truth.ignore).sum())
+        facts = {"images": len(self.job.chunk(shard)), "skipped": skipped, "objects": objects, "covered": covered}
+        write_shard(folder, parts, self._empty(), facts)
+
+    def _shown(
+        self, number: int, image: NDArray[np.uint8], truth: Annotations
+    ) -> list[tuple[NDArray[np.uint8] | None, Annotations]]:
+        """Return the picture as it is and as each view that draws it shows it (else None)."""
+        shown: list[tuple[NDArray[np.uint8] | None, Annotations]] = [(image, truth)]
+        for index, view in enumerate(self.views):
+            rng = np.random.default_rng([self.job.recipe.seed, 1, number, index])
+            shown.append(view(image, truth, rng) if rng.random() < view.share else (None, truth))
+        return shown
+
+    def _mine_picture(
+        self, number: int, view_number: int, image: NDArray[np.uint8], truth: Annotations
+    ) -> tuple[Crops, NDArray[np.intp]]:
+        source, _ = self.pictures.places[number]
+        resampler = self._resampler(image)
+        plans = []
+        for index, (name, sampler) in enumerate(self.samplers.items()):
+            key = [self.job.recipe.seed, 2, self.stage_number, self.job.round_number, number, view_number]
+            rng = np.random.default_rng([*key, index, zlib.crc32(name.encode())])
+            found = self._candidates(resampler, sampler) if sampler.needs_candidates else None
+            plans.append(sampler.sample(resampler.image_hw, self.window_hw, truth, found, rng))
+        plan = CropPlan.concat(plans)
+        if self.no_negatives[source]:
+            plan = plan[plan.role != SampleRole.negative]
+        crops = self._cut(resampler, plan, truth, (number, view_number, source))
+        return crops, plan.truth[plan.truth >= 0].astype(np.intp)
+
+    def _candidates(self, resampler: Resampler, sampler: Sampler) -> Detections | None:
+        """Run the stages before at their mining thresholds: mining is detection with the last stages left off."""
+        if self.cascade is None:
+            return None
+        settings = self.cascade.settings(purpose="mine")
+        if isinstance(sampler, FromCascade) and sampler.nms != "keep":
+            changed = {"nms": sampler.nms, "nms_across_levels": sampler.nms}
+            settings = [dataclasses.replace(values, **changed) for values in settings]  # type: ignore[arg-type]
+        *_, (_, outputs, _) = self.cascade.run_stages([resampler], settings)
+        return outputs[0]
+
+    def _resampler(self, image: NDArray[np.uint8]) -> Resampler:
+        recipe = self.job.recipe
+        return Resampler(image, Resample(recipe.image.resample), Border(recipe.border.mode), recipe.border.value)
+
+    def _cut(
+        self, resampler: Resampler, plan: CropPlan, truth: Annotations, place: tuple[int, int, int]
+    ) -> Crops:
+        number, view_number, source = place
+        return Crops(
+            resampler.cut(plan, self.window_hw),
+            crop_truth(plan, truth, self.flip_points),
+            np.full(len(plan), number, np.int32),
+            np.full(len(plan), view_number, np.int16),
+            np.full(len(plan), source, np.int16),
+            plan,
+        )
+
+    def _empty(self) -> Crops:
+        blank = np.zeros((*self.window_hw, 3), np.uint8)
+        truth = Annotations.empty(len(self.job.recipe.object.points))
+        return self._cut(self._resampler(blank), CropPlan.concat([]), truth, (0, 0, 0))
+
+    def cut_again(self, number: int, view_number: int, plan: CropPlan) -> Crops:
+        """Cut windows that another stage mined once more, at this stage's size; they carry no truth."""
+        image, truth = self._shown(number, self.pictures.read(number), self.pictures.annotations(number))[view_number]
+        assert image is not None
+        return self._cut(self._resampler(image), plan, truth, (number, view_number, self.pictures.places[number][0]))
+
+
+_worker: Miner | None = None
+
+
+def _start_worker(job: MiningJob) -> None:
+    import cv2
+
+    global _worker
+    cv2.setNumThreads(1)
+    for plugin in job.recipe.plugins:
+        registry.load_plugin(plugin, Path(job.recipe.base_dir or "."))
+    _worker = Miner(job)
+
+
+def _mine_shard(shard: int, folder: Path) -> int:
+    assert _worker is not None
+    _worker.mine_shard(shard, folder)
+    return len(_worker.job.chunk(shard))
+
+
+def _cut_shard(groups: Sequence[tuple[int, int, CropPlan]], folder: Path) -> int:
+    assert _worker is not None
+    parts = [_worker.cut_again(number, view, plan) for number, view, plan in groups]
+    write_shard(folder, parts, _worker._empty(), {"images": len(groups), "skipped": 0, "objects": 0, "covered": 0})
+    return len(groups)
+
+
+def shard_folder(folder: Path, shard: int, prefix: str = "") -> Path:
+    """Return the folder of shard number `shard`."""
+    return folder / f"{prefix}{shard:05d}"
+
+
+def mine(job: MiningJob, folder: Path, progress: Progress) -> list[Path]:
+    """Mine all shards of a job that `folder` lacks, in parallel; return all of them in order.
+
+    Args:
+        job: what to mine.
+        folder: where shards go; those that are there are kept.
+        progress: called with the number of pictures done, also for those already there.
+    """
+    folders = [shard_folder(folder, shard) for shard in range(job.shard_count)]
+    tasks = []
+    for shard, path in enumerate(folders):
+        if (path / "manifest.json").is_file():
+            progress(len(job.chunk(shard)))
+        else:
+            tasks.append((shard, path))
+    _run_pool(job, _mine_shard, tasks, progress)
+    return folders
+
+
+def cut_windows(
+    job: MiningJob, folder: Path, groups: Sequence[tuple[int, int, CropPlan]], progress: Progress
+) -> list[Path]:
+    """Cut windows of earlier pools (picture, view, plan) at this stage's size into shards ``backfill-NNNNN``."""
+    size = job.recipe.mine.shard_images
+    chunks = [groups[start : start + size] for start in range(0, len(groups), size)]
+    folders = [shard_folder(folder, number, "backfill-") for number in range(len(chunks))]
+    _run_pool(dataclasses.replace(job, model=None), _cut_shard, list(zip(chunks, folders, strict=True)), progress)
+    return folders
+
+
+def _run_pool(job: MiningJob, task: Callable[..., int], calls: Sequence[tuple[Any, ...]], progress: Progress) -> None:
+    if not calls:
+        return
+    workers = min(job.recipe.mine.workers or os.cpu_count() or 1, len(calls))
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (job,)) as pool:
+        futures = [pool.submit(task, *call) for call in calls]
+        try:
+            for future in concurrent.futures.as_completed(futures):
+                progress(future.result())
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise

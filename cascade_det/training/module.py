@@ -1,0 +1,158 @@
+"""The LightningModule of one stage: the joint loss of its heads, and validation figures in the field's units."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+
+from cascade_det.core.schema import Part
+from cascade_det.errors import RecipeError, choices
+from cascade_det.heads.base import Head, Reduction
+from cascade_det.heads.losses import reduce_rows
+from cascade_det.stages.network import StageNetwork
+
+
+@dataclass(frozen=True)
+class HeadLoss:
+    """How one head enters the joint loss: alpha_j, and how its rows are reduced."""
+
+    weight: float
+    reduction: Reduction
+    hardest_share: float
+
+
+class StageModule(pl.LightningModule):
+    """Fits one stage network: min sum_i sum_j alpha_j beta_ij L_ij (Zhang et al. 2016, eq. 4).
+
+    Args:
+        network: the net with its heads.
+        heads: the heads by name.
+        losses: weight and reduction of each head.
+        pixels: (mean, scale) of ``(pixel - mean) * scale``.
+        optimizer: class of torch.optim with parameters.
+        schedule: class of torch.optim.lr_scheduler with parameters.
+        lr: peak learning rate.
+        steps: length of the fit in optimizer steps.
+    """
+
+    def __init__(
+        self,
+        network: StageNetwork,
+        heads: Mapping[str, Head],
+        losses: Mapping[str, HeadLoss],
+        pixels: tuple[float, float],
+        optimizer: Part,
+        schedule: Part,
+        lr: float,
+        steps: int,
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.head_objects = dict(heads)
+        self._losses = dict(losses)
+        self._pixels = pixels
+        self._optimizer, self._schedule, self._lr, self._steps = optimizer, schedule, lr, steps
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def _raw(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        mean, scale = self._pixels
+        outputs = self.network((images.float() - mean) * scale)
+        return {name: value.flatten(1) for name, value in outputs.items()}
+
+    def training_step(self, batch: dict[str, Any], batch_index: int) -> torch.Tensor:
+        raw = self._raw(batch["images"])
+        total = torch.zeros((), device=self.device)
+        for name, head in self.head_objects.items():
+            target, mask = batch["targets"][name]
+            rows = mask if mask.ndim == 1 else mask.any(dim=1)
+            how = self._losses[name]
+            loss = reduce_rows(head.loss(raw[name], target, mask), rows, how.reduction, how.hardest_share)
+            self.log(f"train/{name}_loss", loss.detach(), on_step=False, on_epoch=True)
+            total = total + how.weight * loss
+        self.log("train/loss", total.detach(), prog_bar=True, on_step=False, on_epoch=True)
+        return total
+
+    def on_validation_epoch_start(self) -> None:
+        self._sums = {}
+
+    def validation_step(self, batch: dict[str, Any], batch_index: int) -> None:
+        raw = self._raw(batch["images"])
+        for name, head in self.head_objects.items():
+            target, mask = batch["targets"][name]
+            if head.field == "scores":
+                self._add(_score_counts(raw[name], target, mask))
+            elif head.field == "boxes":
+                self._add(_box_overlaps(raw[name], target, mask))
+            elif head.field == "points":
+                self._add(_point_errors(raw[name], target, mask))
+
+    def _add(self, sums: Mapping[str, torch.Tensor]) -> None:
+        for name, value in sums.items():
+            self._sums[name] = self._sums.get(name, torch.zeros((), device=self.device)) + value
+
+    def on_validation_epoch_end(self) -> None:
+        sums = {k: self.trainer.strategy.reduce(v, reduce_op="sum") for k, v in self._sums.items()}
+        ratios = {
+            "val/recall": ("hits", "positives"),
+            "val/precision": ("hits", "claims"),
+            "val/iou_before": ("iou_before", "boxes"),
+            "val/iou_after": ("iou_after", "boxes"),
+            "val/point_error": ("point_error", "points"),
+        }
+        for name, (above, below) in ratios.items():
+            if above in sums and float(sums[below]) > 0:
+                self.log(name, sums[above] / sums[below], prog_bar=name in ("val/recall", "val/precision"))
+        if "hits" in sums:
+            f1 = 2 * sums["hits"] / torch.clamp(sums["positives"] + sums["claims"], min=1)
+            self.log("val/f1", f1)
+
+    def configure_optimizers(self) -> Any:
+        optimizer_class = _lookup(torch.optim, self._optimizer.kind, "train.optimizer")
+        optimizer = optimizer_class(self.parameters(), lr=self._lr, **self._optimizer.params)
+        if self._schedule.kind == "none":
+            return optimizer
+        schedule_class = _lookup(torch.optim.lr_scheduler, self._schedule.kind, "train.schedule")
+        params = dict(self._schedule.params)
+        if self._schedule.kind == "OneCycleLR":
+            params = {"pct_start": 0.1, **params, "max_lr": self._lr, "total_steps": self._steps + 1}
+        elif self._schedule.kind == "CosineAnnealingLR":
+            params = {"T_max": self._steps, **params}
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule_class(optimizer, **params), "interval": "step"}}
+
+
+def _lookup(module: Any, name: str, key: str) -> Any:
+    known = [n for n in dir(module) if n[:1].isupper()]
+    if name not in known:
+        raise RecipeError(f"{key}.kind={name!r}: {choices(name, known)}.")
+    return getattr(module, name)
+
+
+def _score_counts(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    claimed, true = (raw[:, 0] >= 0) & mask, (target[:, 0] > 0.5) & mask
+    return {"hits": (claimed & true).sum(), "claims": claimed.sum(), "positives": true.sum()}
+
+
+def _box_overlaps(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sum the IoU with the truth of the window itself and of the corrected window, in the window's frame."""
+    window = torch.tensor([0.0, 0.0, 1.0, 1.0], device=raw.device)
+    truth = (target + window)[mask]
+    before = _pairwise_iou(window.expand_as(truth), truth).sum()
+    after = _pairwise_iou((raw + window)[mask], truth).sum()
+    return {"iou_before": before, "iou_after": after, "boxes": mask.sum()}
+
+
+def _pairwise_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+    sides = (torch.minimum(a[:, 2:], b[:, 2:]) - torch.maximum(a[:, :2], b[:, :2])).clamp(min=0)
+    common = sides.prod(dim=1)
+    areas = [(c[:, 2:] - c[:, :2]).clamp(min=0).prod(dim=1) for c in (a, b)]
+    return common / (areas[0] + areas[1] - common).clamp(min=1e-9)
+
+
+def _point_errors(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Sum the distances of known points in units of the window's side: a stage's own measure, no NME yet."""
+    distance = (raw - target).unflatten(1, (-1, 2)).norm(dim=2)
+    return {"point_error": (distance * mask).sum(), "points": mask.sum()}

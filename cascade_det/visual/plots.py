@@ -1,0 +1,184 @@
+"""Plots of training and scores, written to a file whose suffix chooses the format (.png, .svg, .pdf).
+
+matplotlib is imported inside the functions, and its figures are plain objects without a window or global state.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_PART = ("train", "val")
+_LOG_SPAN = 50  # curves of positive values that span more than this ratio get a logarithmic axis
+_BAR, _LINE = "#4c78a8", "#e45756"
+Curve = tuple[Sequence[float], Sequence[float]]
+
+
+def plot_training_curves(
+    rows: Mapping[str, Curve], path: str | Path, title: str, *, x_label: str = "samples seen"
+) -> None:
+    """Plot what was logged while fitting, one panel a quantity.
+
+    ``train_loss`` and ``val_loss``, or ``train/loss`` and ``val/loss``, are one quantity and share a panel.
+
+    Args:
+        rows: for each name the positions (samples or steps) and the values, equally long; values that are not finite
+            are left out.
+        path: the file to write; its folder is made if missing.
+        title: one line above all panels.
+        x_label: what the positions count.
+    """
+    panels: dict[str, list[str]] = {}
+    for name in rows:
+        panels.setdefault(_quantity(name), []).append(name)
+    columns = max(1, min(3, len(panels)))
+    lines = max(1, math.ceil(len(panels) / columns))
+    figure = _figure(4.6 * columns + 0.6, 3.0 * lines + 0.6)
+    figure.suptitle(title)
+    for place, (quantity, names) in enumerate(panels.items(), start=1):
+        axes = figure.add_subplot(lines, columns, place)
+        for name in names:
+            _plot_finite(axes, *rows[name], label=name)
+        _scale(axes)
+        axes.set_title(quantity, fontsize=10)
+        axes.set_xlabel(x_label)
+        axes.grid(alpha=0.3)
+        if len(names) > 1:
+            axes.legend(fontsize=8)
+    if not panels:
+        _say_empty(figure.add_subplot(), "nothing was logged")
+    _save(figure, path)
+
+
+def plot_pr(curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: str | Path, title: str) -> None:
+    """Plot precision over recall, a curve a name.
+
+    Args:
+        curves: for each name recall ``(P,)`` and precision ``(P,)`` in [0, 1]; negative or not finite values (a
+            curve that was not measured) are left out.
+        path: the file to write; its folder is made if missing.
+        title: one line above.
+    """
+    figure = _figure(6.4, 5.2)
+    axes = figure.add_subplot()
+    for name, (recall, precision) in curves.items():
+        measured = np.where(np.asarray(precision, float) < 0, np.nan, np.asarray(precision, float))
+        _plot_finite(axes, recall, measured, label=name)
+    axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
+    axes.grid(alpha=0.3)
+    if curves:
+        axes.legend(loc="lower left", fontsize=9)
+    else:
+        _say_empty(axes, "no curves")
+    _save(figure, path)
+
+
+def plot_funnel(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+    """Plot what each stage of a cascade keeps: recall as bars, candidates as a line over a logarithmic axis.
+
+    Args:
+        rows: one a stage, in the order of the cascade, with `stage` (its name), `candidates_out` (how many leave it),
+            `recall` (share of the objects still found, in [0, 1]) and `ms_per_image`; a value may be None or missing.
+        path: the file to write; its folder is made if missing.
+    """
+    figure = _figure(max(5.0, 1.7 * len(rows) + 1.8), 4.2)
+    axes = figure.add_subplot()
+    axes.set_title("What each stage keeps")
+    if not rows:
+        _say_empty(axes, "no stages")
+        _save(figure, path)
+        return
+    places = np.arange(len(rows))
+    recall, candidates = _numbers(rows, "recall"), _numbers(rows, "candidates_out")
+    axes.bar(places, np.nan_to_num(recall), width=0.5, color=_BAR, alpha=0.85)
+    for place, value in enumerate(recall):
+        text = "?" if np.isnan(value) else f"{value:.3f}"
+        colour = "white" if value > 0.15 else "black"
+        axes.text(place, 0.03, text, ha="center", color=colour, fontsize=10)
+    axes.set_xticks(places, [_stage_label(row) for row in rows])
+    axes.set(ylabel="recall", ylim=(0, 1.05), xlim=(-0.6, len(rows) - 0.4))
+    axes.yaxis.label.set_color(_BAR)
+    _plot_candidates(axes, candidates)
+    _save(figure, path)
+
+
+def _plot_candidates(axes: Axes, candidates: NDArray[np.float64]) -> None:
+    """Add the number of candidates ``(S,)`` of each stage over an axis of its own; 0 is shown at the axis's foot."""
+    counts = axes.twinx()
+    known = np.flatnonzero(np.isfinite(candidates))
+    positive = candidates[known][candidates[known] > 0]
+    foot = float(positive.min()) / 3 if positive.size else 0.3
+    shown = np.maximum(candidates[known], foot)
+    counts.set_yscale("log")
+    counts.plot(known, shown, "o-", color=_LINE)
+    for place, height in zip(known, shown, strict=True):
+        box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
+        label, offset = f"{candidates[place]:,.4g}", (0, 9)
+        counts.annotate(
+            label, (place, height), xytext=offset, textcoords="offset points", ha="center", color=_LINE, bbox=box
+        )
+    counts.set_ylim(foot / 2, (float(shown.max()) if shown.size else 1.0) * 4)
+    counts.set_ylabel("candidates")
+    counts.yaxis.label.set_color(_LINE)
+
+
+def _quantity(name: str) -> str:
+    for part in _PART:
+        if name.startswith((f"{part}_", f"{part}/")):
+            return name[len(part) + 1 :]
+    return name
+
+
+def _stage_label(row: Mapping[str, Any]) -> str:
+    spent = row.get("ms_per_image")
+    return str(row["stage"]) if spent is None else f"{row['stage']}\n{spent:.3g} ms an image"
+
+
+def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
+    values = (row.get(key) for row in rows)
+    return np.array([np.nan if value is None else float(value) for value in values], np.float64)
+
+
+def _plot_finite(axes: Axes, x: Any, y: Any, label: str) -> None:
+    """Draw one curve without the points that are not finite; a single point gets a marker."""
+    x, y = np.asarray(x, float), np.asarray(y, float)
+    kept = np.isfinite(x) & np.isfinite(y)
+    axes.plot(x[kept], y[kept], label=label, linewidth=1.6, marker="o" if kept.sum() < 2 else "")
+
+
+def _scale(axes: Axes) -> None:
+    """Choose a logarithmic axis where the curves span a wide range; say so where they hold nothing."""
+    values = np.concatenate([np.asarray(line.get_ydata(), float) for line in axes.get_lines()])
+    if values.size == 0:
+        _say_empty(axes, "no finite values")
+    elif values.min() > 0 and values.max() > _LOG_SPAN * values.min():
+        axes.set_yscale("log")
+
+
+def _say_empty(axes: Axes, text: str) -> None:
+    axes.text(0.5, 0.5, text, ha="center", va="center", color="grey", transform=axes.transAxes)
+
+
+def _figure(width_in: float, height_in: float) -> Figure:
+    """Return a figure of a size in inches that is drawn without a window."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(width_in, height_in), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def _save(figure: Figure, path: str | Path) -> None:
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path)
