@@ -88,7 +88,6 @@ class Synthetic(Source):
 
     Raises:
         ValueError: a parameter is out of range; the message names it, its value and the choices.
-
     """
 
     version = 1
@@ -113,10 +112,13 @@ class Synthetic(Source):
             if not isinstance(value, int) or value < 0:
                 raise ValueError(f"{name}={value!r}: choose a whole number from 0 on")
         height, width = _pair("size_hw", size_hw, 32, 8192)
-        low, high = _rising("objects", objects, 0, 1000)
+        low, high = _pair("objects", objects, 0, 1000, rising=True)
+        for name, numbers in {"size_hw": size_hw, "objects": objects}.items():
+            if any(number != int(number) for number in numbers):
+                raise ValueError(f"{name}={list(numbers)}: choose whole numbers")
         self._seed, self._kind, self._num_points = seed, kind, num_points
         self._size_hw, self._objects = (int(height), int(width)), (int(low), int(high))
-        self._object_px = _rising("object_px", object_px, 8, min(height, width))
+        self._object_px = _pair("object_px", object_px, 8, min(height, width), rising=True)
         fields = {"source": "synthetic"}
         self._pictures = [Picture(i + 1, f"synthetic-{seed}-{i:05d}", self._size_hw, fields) for i in range(images)]
 
@@ -181,7 +183,7 @@ class Synthetic(Source):
         return int(index)
 
     def _rng(self, index: int, *stream: int) -> Generator:
-        return np.random.default_rng([self._seed, self._checked(index), sorted(_NUM_POINTS).index(self._kind), *stream])
+        return np.random.default_rng([self._seed, self._checked(index), list(_NUM_POINTS).index(self._kind), *stream])
 
     def _plan(self, index: int) -> list[_Placed]:
         """Decide what stands where in picture `index`: objects, then a small ignored one, then look-alikes."""
@@ -205,17 +207,12 @@ class Synthetic(Source):
 _NOWHERE = np.zeros(4)
 
 
-def _pair(name: str, value: Sequence[float], low: float, high: float) -> tuple[float, float]:
+def _pair(name: str, value: Sequence[float], low: float, high: float, rising: bool = False) -> tuple[float, float]:
     if len(value) != 2 or not all(low <= v <= high for v in value):
-        raise ValueError(f"{name}={list(value)}: give two numbers from {low:g} to {high:g}")
-    return value[0], value[1]
-
-
-def _rising(name: str, value: Sequence[float], low: float, high: float) -> tuple[float, float]:
-    first, last = _pair(name, value, low, high)
-    if first > last:
+        raise ValueError(f"{name}={list(value)}: choose two numbers from {low:g} to {high:g}")
+    if rising and value[0] > value[1]:
         raise ValueError(f"{name}={list(value)}: the first number must not be larger than the second")
-    return first, last
+    return float(value[0]), float(value[1])
 
 
 def _hash(content: dict[str, Any]) -> str:

@@ -44,7 +44,6 @@ class Figure:
         points: ``(K, 2)`` facial points in the unit frame, (0, 2) where the figure has none.
         cover: what hides a part of it, a key of `COVERS`, or "".
         body: whether shoulders are drawn under the head.
-
     """
 
     name: str

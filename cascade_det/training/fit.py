@@ -7,6 +7,7 @@ but fit; and the memory of a fit goes back when its process ends.
 from __future__ import annotations
 
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -81,6 +82,8 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
 
     from cascade_det.data.loader import CropData
 
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # device tables and tips, at each fit
+
     stage = job["stage"]
     values = stage_train(recipe, stage)
     pl.seed_everything(recipe.seed * 1000 + list(recipe.stages).index(stage), verbose=False)
@@ -111,7 +114,7 @@ def _module(recipe: Recipe, stage: str, values: Any, steps: int, start: str | No
         name: HeadLoss(part.weight, Reduction(part.reduction or heads[name].reduction), part.hardest_share)
         for name, part in recipe.stages[stage].heads.items()
     }
-    network = built.runner.network
+    network = built.runner.network.train()
     pixels = (recipe.image.mean, recipe.image.scale)
     module = StageModule(network, heads, losses, pixels, values.optimizer, values.schedule, values.lr, steps)
     return network, module
