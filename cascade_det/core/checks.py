@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterator
 from typing import Any
 
-from cascade_det.core.schema import Recipe, StageSection
+from cascade_det.core.schema import Recipe, StageSection, View
 from cascade_det.errors import RecipeError, choices
 
 _SHARES = {
@@ -32,8 +32,13 @@ def check_values(recipe: Recipe) -> None:
     if not recipe.stages:
         raise RecipeError("stages: a cascade needs at least one stage; add one under `stages:`.")
     flip, count = recipe.object.flip_points, len(recipe.object.points)
-    if flip is not None and sorted(flip) != list(range(count)):
-        raise RecipeError(f"object.flip_points={flip}: must be a permutation of 0..{count - 1}, one entry a point.")
+    if flip is not None and (sorted(flip) != list(range(count)) or any(flip[flip[i]] != i for i in flip)):
+        raise RecipeError(
+            f"object.flip_points={flip}: must hold each of 0..{count - 1} once, one entry a point, and name pairs: "
+            "a point that becomes another in a mirror is what the other becomes."
+        )
+    if recipe.border.value > 255:
+        raise RecipeError(f"border.value={recipe.border.value}: must lie in [0, 255].")
     if not 0 < recipe.pyramid.factor < 1:
         raise RecipeError(f"pyramid.factor={recipe.pyramid.factor}: must lie in (0, 1), such as 0.709.")
     aspects = set()
@@ -44,7 +49,11 @@ def check_values(recipe: Recipe) -> None:
     _check_mix("train.batch_mix", recipe.train.batch_mix)
     if len(aspects) > 1:
         windows = {name: list(stage.window_hw) for name, stage in recipe.stages.items()}
-        raise RecipeError(f"stages.*.window_hw={windows}: all windows need one aspect; the cascade has one object shape.")
+        raise RecipeError(
+            f"stages.*.window_hw={windows}: all windows need one aspect; the cascade has one object shape."
+        )
+    for name, view in recipe.data.views.items():
+        _check_view(f"data.views.{name}", view)
     _check_teaches(recipe)
 
 
@@ -85,13 +94,19 @@ def _check_stage(key: str, stage: StageSection, first: bool) -> None:
         raise RecipeError(f"{key}.kind='refiner': the first stage has no candidates to refine; make it a proposer.")
 
 
+def _check_view(key: str, view: View) -> None:
+    span = view.object_px
+    if span is not None and (len(span) != 2 or not 0 < span[0] <= span[1] < math.inf):
+        raise RecipeError(f"{key}.object_px={span}: must be [low, high] with 0 < low <= high, in pixels.")
+
+
 def _check_mix(key: str, mix: Any) -> None:
     if mix is None or mix == "natural":
         return
     if not isinstance(mix, dict) or not mix or set(mix) - set(_ROLES):
         raise RecipeError(f"{key}={mix!r}: must be 'natural' or proportions of {', '.join(_ROLES)}.")
-    if sum(mix.values()) <= 0:
-        raise RecipeError(f"{key}={mix!r}: at least one proportion must be greater than 0.")
+    if not all(isinstance(share, (int, float)) for share in mix.values()) or sum(mix.values()) <= 0:
+        raise RecipeError(f"{key}={mix!r}: proportions are numbers, at least one of them greater than 0.")
 
 
 def _check_teaches(recipe: Recipe) -> None:

@@ -76,8 +76,11 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
                 )
             orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
             rotate = orientation != 1 and annotated_hw != (picture.height, picture.width)
-            if picture.mode == "RGB" and not rotate and picture.format in ("JPEG", "PNG", "BMP"):
-                decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+            plain = picture.mode == "RGB" and "transparency" not in picture.info
+            if plain and not rotate and picture.format in ("JPEG", "PNG", "BMP"):
+                decoded = cv2.imdecode(
+                    np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
+                )
                 if decoded is not None and decoded.shape[:2] == (picture.height, picture.width):
                     return np.asarray(decoded, np.uint8)
             return _convert(ImageOps.exif_transpose(picture) if rotate else picture)
@@ -113,8 +116,9 @@ def to_image(value: object) -> Pixels:
         return read_image(value)
     if isinstance(value, Image.Image):
         return _convert(ImageOps.exif_transpose(value))
-    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3 and value.shape[2] == 3:
-        if value.shape[0] and value.shape[1]:
+    if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3:
+        height, width, channels = value.shape
+        if height and width and channels == 3:
             return value
     got = f"an array of shape {value.shape} and dtype {value.dtype}" if isinstance(value, np.ndarray) else type(value)
     raise ValueError(f"a picture is an (H, W, 3) uint8 RGB array, a path or a PIL image; got {got}")
@@ -139,20 +143,21 @@ class Resampler:
         self._border_value = border_value
         self._octaves = [image]
 
-    def _octave(self, scale: float) -> tuple[int, Pixels]:
+    def _octave(self, scale: float) -> Pixels:
         """Return the halved picture to interpolate from when one output pixel spans `scale` picture pixels."""
         wanted = int(np.floor(np.log2(max(scale, 1.0)) + 1e-6)) if self._mode == Resample.area else 0
-        while wanted >= len(self._octaves) or max(self._octaves[wanted].shape[:2]) > _REMAP_SIDE:
+        smallest = int(np.ceil(np.log2(max(max(self.image_hw) / _REMAP_SIDE, 1.0))))
+        wanted = max(wanted, smallest)
+        while len(self._octaves) <= wanted:
             last = self._octaves[-1]
             half_hw = ((last.shape[0] + 1) // 2, (last.shape[1] + 1) // 2)
             self._octaves.append(np.asarray(cv2.resize(last, half_hw[::-1], interpolation=cv2.INTER_AREA), np.uint8))
-            wanted = max(wanted, len(self._octaves) - 1) if max(last.shape[:2]) > _REMAP_SIDE else wanted
-        return wanted, self._octaves[wanted]
+        return self._octaves[wanted]
 
     def level(self, level_hw: tuple[int, int]) -> Pixels:
         """Return the whole picture at the size `level_hw`, ``(h, w, 3)`` uint8."""
         scale = min(self.image_hw[0] / level_hw[0], self.image_hw[1] / level_hw[1])
-        _, base = self._octave(scale)
+        base = self._octave(scale)
         if base.shape[:2] == level_hw:
             return base
         return np.asarray(cv2.resize(base, (level_hw[1], level_hw[0]), interpolation=cv2.INTER_LINEAR), np.uint8)
@@ -174,7 +179,7 @@ class Resampler:
         octave = np.floor(np.log2(np.maximum(scale, 1)) + 1e-6) if self._mode == Resample.area else np.zeros(len(plan))
         step = max(1, min(_REMAP_SIDE // height, _MAP_ELEMENTS // (height * width)))
         for value in np.unique(octave):  # a handful: one round an octave, never one a crop
-            _, base = self._octave(float(2**value))
+            base = self._octave(float(2**value))
             rows = np.flatnonzero(octave == value)
             for start in range(0, len(rows), step):
                 chosen = rows[start : start + step]

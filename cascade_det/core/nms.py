@@ -59,7 +59,7 @@ def _keep_in_block(ranked: NDArray[Any], threshold: float, mode: NmsMode) -> NDA
     beats = np.tril(_overlap(ranked, ranked, mode) > threshold, k=-1)
     keep = np.ones(len(ranked), bool)
     while True:
-        settled = ~(beats & keep).any(axis=1)
+        settled = ~np.any(beats & keep, axis=1)
         if np.array_equal(settled, keep):
             return keep
         keep = settled

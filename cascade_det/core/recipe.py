@@ -13,11 +13,15 @@ from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.errors import RecipeError, choices
 
 if TYPE_CHECKING:
+    from omegaconf.errors import OmegaConfBaseException
+
     from cascade_det.data.sources import Source
     from cascade_det.heads.base import Head
     from cascade_det.samplers.base import Sampler
 
 FORMAT = 1
+_GIVEN_TO_STAGES: dict[str, Any] = {"name": "", "window_hw": (), "net": None, "heads": {}}  # by build_stage
+_GIVEN_TO_NETS: dict[str, Any] = {"window_hw": ()}
 
 
 def load_recipe(recipe: str | Path, *overrides: str, preset: str | None = None) -> Recipe:
@@ -70,36 +74,59 @@ def recipe_from_dict(
     try:
         config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(dict(data)))
         if preset is not None:
-            if preset not in config.presets:
-                raise RecipeError(f"preset {preset!r} is not in {where}; {choices(preset, map(str, config.presets))}.")
-            for name, value in config.presets[preset].items():
+            for name, value in _preset(config.presets, preset, where).items():
                 OmegaConf.update(config, str(name), value)
         for text in overrides:
-            _check_override(text, list(config.stages))
-            config = OmegaConf.merge(config, OmegaConf.from_dotlist([text]))
+            config = OmegaConf.merge(config, _override(text, list(config.stages)))
         if config.base_dir is None:
             config.base_dir = str(base_dir)
         merged = OmegaConf.to_object(config)
     except OmegaConfBaseException as error:
-        message = str(error).splitlines()[0]
-        full_key = getattr(error, "full_key", None) or "(top level)"
-        raise RecipeError(f"{where}: key {full_key!r}: {message}. `cascade-det parts` lists keys and parts.") from error
+        raise RecipeError(f"{where}: {_fault(error)} `cascade-det parts recipe` lists all keys.") from error
     assert isinstance(merged, Recipe)
     if merged.format != FORMAT:
         raise RecipeError(f"{where}: format={merged.format}; this version reads format {FORMAT}. Update cascade_det.")
     return merged
 
 
-def _check_override(text: str, stages: list[Any]) -> None:
+def _fault(error: OmegaConfBaseException) -> str:
+    """Return the full key and what is wrong with it, with the choices where there is no such key."""
+    from omegaconf.errors import ConfigAttributeError, ConfigKeyError
+
+    reason = str(error).splitlines()[0].rstrip(".")
+    section = error.object_type
+    if isinstance(error, (ConfigAttributeError, ConfigKeyError)) and dataclasses.is_dataclass(section):
+        reason = f"there is no such key; {choices(error.key, [f.name for f in dataclasses.fields(section)])}"
+    return f"key {error.full_key or '(top level)'!r}: {reason}."
+
+
+def _preset(presets: Mapping[Any, Any], name: str, where: str) -> Mapping[Any, Any]:
+    if name not in presets:
+        raise RecipeError(f"preset {name!r} is not in {where}; {choices(name, map(str, presets))}.")
+    chosen = presets[name]
+    if not isinstance(chosen, Mapping):
+        raise RecipeError(f"{where}: presets.{name}={chosen!r}: must map full keys to values.")
+    return chosen
+
+
+def _override(text: str, stages: list[Any]) -> Any:
+    """Return ``KEY=VALUE`` as a config to merge; a mistyped stage would otherwise become a new one."""
+    import yaml
+    from omegaconf import OmegaConf
+
     name, sign, _ = text.partition("=")
     if not sign or not name:
         raise RecipeError(f"override {text!r} is not of the form KEY=VALUE, such as stages.pnet.train.samples=100000.")
     parts = name.split(".")
     if parts[0] == "stages" and len(parts) > 1 and parts[1] not in stages:
         raise RecipeError(f"override {text!r}: there is no stage {parts[1]!r}; {choices(parts[1], map(str, stages))}.")
+    try:
+        return OmegaConf.from_dotlist([text])
+    except yaml.YAMLError as error:
+        raise RecipeError(f"override {text!r}: the value is not YAML ({' '.join(str(error).split())}).") from error
 
 
-def _read_yaml(path: Path) -> Mapping[str, Any]:
+def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
     from omegaconf import OmegaConf
 
@@ -109,7 +136,7 @@ def _read_yaml(path: Path) -> Mapping[str, Any]:
         raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())}).") from error
     if not OmegaConf.is_dict(data):
         raise RecipeError(f"{path}: a recipe is a YAML mapping with at least `stages:` and `data:`; this is not one.")
-    return data  # type: ignore[return-value]
+    return OmegaConf.to_container(data)  # type: ignore[return-value]  # interpolations stay, for overrides to reach
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
@@ -135,9 +162,9 @@ def validate(recipe: Recipe) -> None:
     check_values(recipe)
     for name, stage in recipe.stages.items():
         key = f"stages.{name}"
-        registry.STAGES.get(stage.kind, f"{key}.kind")
+        registry.STAGES.check_params(stage.kind, stage.params, key, _GIVEN_TO_STAGES)
         if stage.heads:
-            registry.NETS.check_params(stage.net.kind, stage.net.params, f"{key}.net", {"window_hw": ()})
+            registry.NETS.check_params(stage.net.kind, stage.net.params, f"{key}.net", _GIVEN_TO_NETS)
             fields = [head.field for head in build_heads(recipe, name).values()]
             if fields.count("scores") != 1 or len(set(fields)) != len(fields):
                 raise RecipeError(
@@ -211,4 +238,3 @@ def stage_train(recipe: Recipe, stage: str) -> StageTrain:
     own = recipe.stages[stage].train
     values = {f.name: getattr(own, f.name) for f in dataclasses.fields(StageTrain)}
     return StageTrain(**{k: getattr(recipe.train, k) if v is None else v for k, v in values.items()})
-

@@ -100,17 +100,17 @@ class Registry:
     def check_params(self, name: str, params: Mapping[str, Any], key: str, given: Mapping[str, Any]) -> None:
         """Raise a `RecipeError` where `params` do not fit the signature of the part `name`."""
         accepted = inspect.signature(self.get(name, f"{key}.kind")).parameters
-        own = {n: p for n, p in accepted.items() if n not in given}
-        open_ended = any(p.kind is p.VAR_KEYWORD for p in own.values())
+        open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
+        own = {
+            n: p for n, p in accepted.items() if n not in given and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
+        }
         for param, value in params.items():
             if param not in own and not open_ended:
                 raise RecipeError(
-                    f"{key}.params.{param}={value!r}: {self.kind} {name!r} has no such parameter; {choices(param, own)}."
+                    f"{key}.params.{param}={value!r}: {self.kind} {name!r} has no such parameter; "
+                    f"{choices(param, own)}."
                 )
-        missing = [n for n, p in own.items() if p.default is p.empty and n not in params and p.kind is p.KEYWORD_ONLY]
-        missing += [
-            n for n, p in own.items() if p.default is p.empty and n not in params and p.kind is p.POSITIONAL_OR_KEYWORD
-        ]
+        missing = [n for n, p in own.items() if p.default is p.empty and n not in params]
         if missing:
             raise RecipeError(f"{key}.params: {self.kind} {name!r} needs {', '.join(missing)}; add it to the recipe.")
 

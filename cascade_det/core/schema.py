@@ -9,6 +9,8 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+# ruff: noqa: RUF009 - key() is dataclasses.field with metadata
+
 STEPS = ("mine", "fit", "calibrate", "evaluate", "none")
 
 
@@ -53,7 +55,11 @@ class View:
     """A share of the training pictures is mined a second time in a changed form."""
 
     share: float = key("share of the training pictures that is also mined in this view", "mine", 1.0)
-    object_px: Optional[list[float]] = key("[low, high]: first scale the picture down so that its median object gets a height drawn from this range", "mine", None)
+    object_px: Optional[list[float]] = key(
+        "[low, high]: first scale the picture down so that its median object gets a height drawn from this range",
+        "mine",
+        None,
+    )
     transform: Optional[Part] = key("an albumentations transform by class name", "mine", None)
 
 
@@ -62,7 +68,9 @@ class Keep:
     """What a stage lets through."""
 
     score: Any = key("'auto' takes the calibrated threshold, a number pins it", "calibrate", "auto")
-    nms: Optional[float] = key("IoU above which the lower score goes, per level or per stage; null: no NMS", "calibrate", 0.5)
+    nms: Optional[float] = key(
+        "IoU above which the lower score goes, per level or per stage; null: no NMS", "calibrate", 0.5
+    )
     nms_mode: str = key("union or minimum (of the two areas)", "calibrate", "union")
     nms_across_levels: Optional[float] = key("a proposer's second NMS, over all levels; null: none", "calibrate", 0.7)
     max_per_image: int = key("cap of what one picture passes on, by score", "calibrate", 4000)
@@ -72,7 +80,9 @@ class Keep:
 class Calibrate:
     """How a stage's thresholds are found."""
 
-    detect_recall: float = key("share of the objects still held that this stage keeps when detecting", "calibrate", 0.98)
+    detect_recall: float = key(
+        "share of the objects still held that this stage keeps when detecting", "calibrate", 0.98
+    )
     mine_recall: float = key("the laxer share that decides what the next stage is mined from", "calibrate", 0.99)
     max_fppi: float = key("last stage: false positives per picture that set its threshold", "calibrate", 0.1)
 
@@ -97,7 +107,7 @@ class StageSection:
     kind: str = key("proposer, refiner or a stage of a plug-in", "mine", "???")
     params: dict[str, Any] = key("parameters of the stage's constructor", "calibrate", factory=dict)
     window_hw: list[int] = key("height and width of the window in pixels", "mine", factory=lambda: [12, 12])
-    net: Part = key("the trunk", "fit", factory=Part)
+    net: Part = key("the trunk; a stage without heads has none", "fit", factory=lambda: Part(""))
     heads: dict[str, HeadPart] = key("heads by name", "fit", factory=dict)
     keep: Keep = key("what the stage lets through", "calibrate", factory=Keep)
     calibrate: Calibrate = key("how its thresholds are found", "calibrate", factory=Calibrate)
@@ -140,7 +150,9 @@ class PyramidSection:
 
     min_object_px: float = key("height of the smallest object to find", "calibrate", 20)
     max_object_px: Optional[float] = key("height of the largest; null: as large as the picture", "calibrate", None)
-    factor: float = key("ratio of one level to the next, in (0, 1); closer to 1 is denser and slower", "calibrate", 0.709)
+    factor: float = key(
+        "ratio of one level to the next, in (0, 1); closer to 1 is denser and slower", "calibrate", 0.709
+    )
 
 
 @dataclass
@@ -161,7 +173,9 @@ class DataSection:
     """Where pictures come from and how they vary."""
 
     train: dict[str, SourcePart] = key("sources to learn from, by name", "mine", factory=dict)
-    val: dict[str, SourcePart] = key("sources to validate and evaluate on, by name; the first is the main one", "evaluate", factory=dict)
+    val: dict[str, SourcePart] = key(
+        "sources to validate and evaluate on, by name; the first is the main one", "evaluate", factory=dict
+    )
     views: dict[str, View] = key("whole-picture views for mining, by name", "mine", factory=dict)
     jitter: JitterSection = key("batched jitter of crops", "fit", factory=JitterSection)
 
@@ -175,7 +189,9 @@ class MineSection:
     val_images: int = key("pictures of each val source that give windows for validation while fitting", "mine", 400)
     min_positives: int = key("floor of positive rows under which a fit is refused", "mine", 200)
     min_negatives: int = key("floor of negative rows under which a fit is refused", "mine", 200)
-    backfill: float = key("negatives wanted per positive; what is missing is cut from earlier pools, 0: nothing", "mine", 2.0)
+    backfill: float = key(
+        "negatives wanted per positive; what is missing is cut from earlier pools, 0: nothing", "mine", 2.0
+    )
 
 
 @dataclass
@@ -185,14 +201,24 @@ class TrainSection:
     samples: int = key("length of the fit in samples seen", "fit", 1_000_000)
     batch_size: int = key("rows of a batch", "fit", 512)
     lr: float = key("peak learning rate", "fit", 2.0e-3)
-    batch_mix: Any = key("rows of each role in a batch, as proportions, or 'natural'; null: 3:1:1:2 (negative, positive, part, points)", "fit", None)
+    batch_mix: Any = key(
+        "rows of each role in a batch, as proportions, or 'natural'; null: 3:1:1:2 (negative, positive, part, points)",
+        "fit",
+        None,
+    )
     optimizer: Part = key("class of torch.optim and its parameters", "fit", factory=lambda: Part("AdamW"))
-    schedule: Part = key("class of torch.optim.lr_scheduler and its parameters", "fit", factory=lambda: Part("OneCycleLR"))
+    schedule: Part = key(
+        "class of torch.optim.lr_scheduler and its parameters", "fit", factory=lambda: Part("OneCycleLR")
+    )
     ema: float = key("decay of the moving average of the weights; 0 switches it off", "fit", 0.999)
     early_stopping: Optional[int] = key("validations without gain after which a fit ends; null: never", "fit", None)
     validations: int = key("validations and checkpoints during a fit", "fit", 8)
     logger: str = key("csv, tensorboard, both or none", "none", "csv")
-    trainer: dict[str, Any] = key("arguments of Lightning's Trainer (accelerator, devices, precision, strategy)", "none", factory=lambda: {"accelerator": "auto", "devices": 1, "precision": "32-true"})
+    trainer: dict[str, Any] = key(
+        "arguments of Lightning's Trainer (accelerator, devices, precision, strategy)",
+        "none",
+        factory=lambda: {"accelerator": "auto", "devices": 1, "precision": "32-true"},
+    )
 
 
 @dataclass
@@ -213,7 +239,9 @@ class Recipe:
     seed: int = key("the seed of all chance", "mine", 0)
     plugins: list[str] = key("modules, .py files or entry points to import", "none", factory=list)
     run_dir: str = key("where a run is kept, against the current folder", "none", "runs/${name}")
-    base_dir: Optional[str] = key("folder that data paths resolve against; the recipe file's own where absent", "none", None)
+    base_dir: Optional[str] = key(
+        "folder that data paths resolve against; the recipe file's own where absent", "none", None
+    )
     init: Optional[str] = key("model file whose weights the stages start from", "fit", None)
     object: ObjectSection = key("the class of object", "mine", factory=ObjectSection)
     image: ImageSection = key("pixels to network input", "mine", factory=ImageSection)

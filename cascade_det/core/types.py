@@ -159,9 +159,7 @@ class Annotations:
     def __getitem__(self, index: Index) -> Annotations:
         """Select rows by a boolean mask, an index array or a slice."""
         extras = {k: v[index] for k, v in self.extras.items()}
-        return Annotations(
-            self.boxes[index], self.ignore[index], self.points[index], self.points_known[index], extras
-        )
+        return Annotations(self.boxes[index], self.ignore[index], self.points[index], self.points_known[index], extras)
 
     @staticmethod
     def empty(num_points: int = 0) -> Annotations:

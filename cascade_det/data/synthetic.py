@@ -311,9 +311,10 @@ def _limbs(rng: Generator) -> tuple[Array, ...]:
     for side in (-1, 1):
         foot = np.array([side * rng.uniform(0.09, 0.19), 0.475])
         elbow = np.array([side * rng.uniform(0.19, 0.225), rng.uniform(-0.13, -0.06)])
-        hand = elbow + (side * rng.uniform(-0.08, 0.02), rng.uniform(0.09, 0.16) * rng.choice((1, 1, 1, -1)))
+        reach = rng.uniform(0.09, 0.16) * rng.choice((1, 1, 1, -1))  # a quarter of the hands are up
+        hand = elbow + np.array((side * rng.uniform(-0.08, 0.02), reach))
         legs.append(capsule(np.array([side * hip * 0.7, 0.06]), foot, 0.055, 0.035))
-        shoes.append(capsule(foot + (0, 0.002), foot + (side * 0.03, 0.004), 0.024, 0.02))
+        shoes.append(capsule(foot + np.array((0, 0.002)), foot + np.array((side * 0.03, 0.004)), 0.024, 0.02))
         arms += [capsule(np.array([side * shoulder, -0.23]), elbow, 0.042, 0.032), capsule(elbow, hand, 0.032, 0.024)]
         hands.append(arc(12) * 0.026 + hand)
     torso = np.array([(-shoulder, -0.27), (shoulder, -0.27), (shoulder + 0.02, -0.2), (hip + 0.02, 0.1)])

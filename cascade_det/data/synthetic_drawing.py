@@ -206,8 +206,9 @@ def _features(pen: Pen, points: Array, head: Array, skin: Array, hair: Array, rn
     if rng.random() < 0.35:
         cheeks = points[:2] + np.array([(-0.03, 0.16), (0.03, 0.16)])
         pen.ellipse(cheeks, 0.06, 0.045, blend(skin, np.array([224.0, 96, 92]), 0.22))
-    if rng.random() < 0.18:
-        cheeks = np.array([(-0.17, 0.13), (-0.12, 0.2), (0.12, 0.2), (0.17, 0.13)]) + (points[3:, 0].mean(), 0)
+    if rng.random() < 0.18 and points[3:, 1].min() > 0.2:
+        cheeks = np.array([(-0.17, 0.13), (-0.12, 0.2), (0.12, 0.2), (0.17, 0.13)])
+        cheeks[:, 0] += points[3:, 0].mean()
         pen.polygon(np.concatenate([head[head[:, 1] > 0.14] * 1.02, cheeks]), blend(hair, skin, rng.uniform(0.1, 0.5)))
     _eyes(pen, points[:2], skin, hair, rng)
     _nose(pen, points[2], points[:2].mean(axis=0), skin, rng)
@@ -222,7 +223,7 @@ def _eyes(pen: Pen, eyes: Array, skin: Array, hair: Array, rng: Generator) -> No
     pen.ellipse(eyes, 0.07, openness, _WHITE)
     pen.ellipse(eyes, 0.038, min(0.038, openness + 0.004), iris)
     pen.ellipse(eyes, 0.019, 0.019, _BLACK)
-    pen.ellipse(eyes + (0.012, -0.012), 0.008, 0.008, _WHITE)
+    pen.ellipse(eyes + np.array((0.012, -0.012)), 0.008, 0.008, _WHITE)
     pen.stroke(arc(7, 15, 165) * (0.077, openness + 0.004) + eyes[:, None], 0.016, skin * 0.36)
     brow = np.array([(-0.075, frown - 0.095), (0, -0.113), (0.075, -0.095 - frown)])
     pen.stroke(np.stack([eyes[0] + brow, eyes[1] + brow[::-1] * (-1, 1)]), brow_width, hair * 0.7)
@@ -230,10 +231,10 @@ def _eyes(pen: Pen, eyes: Array, skin: Array, hair: Array, rng: Generator) -> No
 
 def _nose(pen: Pen, tip: Array, root: Array, skin: Array, rng: Generator) -> None:
     wide, side = rng.uniform(0.045, 0.075), 1 - 2 * rng.integers(2)
-    pen.polygon(np.array([blend(root, tip, 0.15), tip + (-0.9 * side * wide, 0.01), tip]), skin * 0.85)
+    pen.polygon(np.array([blend(root, tip, 0.15), tip + np.array((-0.9 * side * wide, 0.01)), tip]), skin * 0.85)
     pen.ellipse(tip, wide, 0.035, skin * 0.9)
     pen.ellipse(tip + np.array([(-wide * 0.55, 0.02), (wide * 0.55, 0.02)]), 0.02, 0.012, skin * 0.5)
-    pen.ellipse(tip + (side * 0.012, -0.018), 0.018, 0.02, skin * 1.12)
+    pen.ellipse(tip + np.array((side * 0.012, -0.018)), 0.018, 0.02, skin * 1.12)
 
 
 def _mouth(pen: Pen, left: Array, right: Array, skin: Array, rng: Generator) -> None:
@@ -255,7 +256,7 @@ def _glasses(pen: Pen, eyes: Array, rng: Generator) -> None:
     if draw > 0.3 or abs(eyes[0, 1] - eyes[1, 1]) > 0.06:
         return
     if draw < 0.12:
-        pen.ellipse(eyes + (0, 0.01), round_ + 0.015, round_, frame * 0.5)
+        pen.ellipse(eyes + np.array((0, 0.01)), round_ + 0.015, round_, frame * 0.5)
         pen.stroke(np.array([(-0.05, 0.02), (0.01, -0.05)]) + eyes[:, None], 0.022, frame * 0.5 + 70)
     rim = arc(17) * (round_ + 0.015, round_) + (0, 0.01)
     pen.stroke(np.concatenate([rim, rim[:1]]) + eyes[:, None], 0.02, frame)
@@ -276,7 +277,7 @@ def _bar(pen: Pen, figure: Figure, rng: Generator) -> None:
 def _hand(pen: Pen, figure: Figure, rng: Generator) -> None:
     skin, side = _tone(rng, _SKIN), 1 - 2 * rng.integers(2)
     root = np.array([side * rng.uniform(0.2, 0.34), rng.uniform(0.22, 0.42)])
-    pen.polygon(capsule(root, root + (side * 0.25, 0.45), 0.13, 0.12), skin * 0.8)
+    pen.polygon(capsule(root, root + np.array((side * 0.25, 0.45)), 0.13, 0.12), skin * 0.8)
     for finger in np.linspace(-0.9, 0.5, 4):
         tip = root + 0.3 * np.array([-side * np.cos(finger - 0.6), np.sin(finger - 0.6)])
         for radius, shade in ((0.052, 0.7), (0.04, 0.95)):

@@ -57,5 +57,5 @@ class Points(Head):
         return nn.Conv2d(in_channels, 2 * self.num_points, kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        error = ((raw - target) ** 2).unflatten(1, (self.num_points, 2)).sum(dim=2)
+        error = ((raw - target) ** 2).reshape(len(raw), self.num_points, 2).sum(dim=2)
         return (error * mask).sum(dim=1)

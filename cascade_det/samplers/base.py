@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+import inspect
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.geometry import box_area, box_sides, coverage_matrix, fit_to_aspect, intersection_matrix, iou_matrix
+from cascade_det.core.geometry import (
+    box_area,
+    box_sides,
+    coverage_matrix,
+    fit_to_aspect,
+    intersection_matrix,
+    iou_matrix,
+)
 from cascade_det.core.types import Annotations, CropPlan, Detections
 
 Boxes = NDArray[Any]
+_Sampler = TypeVar("_Sampler", bound="Sampler")
 
 
 class Sampler(ABC):
@@ -59,7 +68,8 @@ class Bands:
         max_coverage: a window that holds more than this share of an object, and overlaps it by more than
             `coverage_iou`, is no negative: IoU < 0.3 is also true of a window around a whole object.
         coverage_iou: see `max_coverage`; an object that fills less of the window is background at the window's size.
-        ignore_overlap: a window that shares this part of the smaller of the two areas with an ignored box is no negative.
+        ignore_overlap: a window that shares more than this part of the smaller of the two areas with an ignored box is
+            no negative.
     """
 
     positive: float = 0.65
@@ -98,6 +108,15 @@ class Bands:
         shared = intersection_matrix(windows, truth.boxes) / np.maximum(smaller, 1e-12)
         blocked = near | np.where(trainable[None, :], holds, shared > self.ignore_overlap)
         return ~blocked.any(axis=1)
+
+
+def names_bands(sampler: type[_Sampler]) -> type[_Sampler]:
+    """Put the fields of `Bands` in the place of ``**bands`` in a sampler's signature, so that recipes are checked."""
+    own = inspect.signature(sampler)
+    named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
+    bands = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Bands).parameters.values()]
+    sampler.__signature__ = own.replace(parameters=[*named, *bands])  # type: ignore[attr-defined]
+    return sampler
 
 
 def aspect_windows(centre_xy: NDArray[Any], height: NDArray[Any], window_hw: tuple[int, int]) -> Boxes:

@@ -9,10 +9,11 @@ import numpy as np
 from cascade_det.core.geometry import fit_to_aspect, iou_matrix
 from cascade_det.core.registry import register_sampler
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
-from cascade_det.samplers.base import Bands, Sampler, jittered_windows, pick, pick_per_group
+from cascade_det.samplers.base import Bands, Sampler, jittered_windows, names_bands, pick, pick_per_group
 
 
 @register_sampler("from_cascade")
+@names_bands
 class FromCascade(Sampler):
     """Candidates of the stages before, fitted to the window's aspect and banded by their best object.
 
@@ -41,8 +42,8 @@ class FromCascade(Sampler):
     ) -> None:
         if min(negatives_per_image, positives_per_box, parts_per_box, tries_per_box) < 0:
             raise ValueError("negatives_per_image, positives_per_box, parts_per_box and tries_per_box must be >= 0")
-        if isinstance(nms, str) and nms != "keep":
-            raise ValueError(f"nms={nms!r} must be a threshold, null (off) or 'keep'")
+        if nms not in ("keep", None) and (isinstance(nms, str) or not 0 <= nms <= 1):
+            raise ValueError(f"nms={nms!r} must be a threshold in [0, 1], null (off) or 'keep'")
         self.negatives_per_image = negatives_per_image
         self.positives_per_box = positives_per_box
         self.parts_per_box = parts_per_box

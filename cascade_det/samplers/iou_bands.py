@@ -9,12 +9,13 @@ import numpy as np
 from cascade_det.core.geometry import box_sides, iou_matrix
 from cascade_det.core.registry import register_sampler
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
-from cascade_det.samplers.base import Bands, Boxes, Sampler, aspect_windows, jittered_windows, pick
+from cascade_det.samplers.base import Bands, Boxes, Sampler, aspect_windows, jittered_windows, names_bands, pick
 
 _OVERSAMPLING = 4  # windows drawn for each negative wanted; a picture full of objects yields fewer, never a loop
 
 
 @register_sampler("iou_bands")
+@names_bands
 class IouBands(Sampler):
     """Negatives anywhere and near objects, positives and parts around each object.
 

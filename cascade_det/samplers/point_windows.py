@@ -57,11 +57,8 @@ class PointWindows(Sampler):
         windows, rows = jittered_windows(truth.boxes[usable], self.per_box, window_hw, rng)
         angle = rng.uniform(-self.rotate_deg, self.rotate_deg, len(windows))
         mirror = (rng.random(len(windows)) < 0.5) & self.mirror
-        if len(windows) == 0:
-            return CropPlan.concat([])
-        plan = CropPlan(
-            windows, np.full(len(windows), int(SampleRole.points)), usable[rows], angle.astype(np.float32), mirror
-        )
+        role = np.full(len(windows), SampleRole.points, np.int8)
+        plan = CropPlan(windows, role, usable[rows].astype(np.int32), angle.astype(np.float32), mirror)
         reference = fit_to_aspect(truth.boxes, window_hw) if self.fit_truth else truth.boxes
         overlap = iou_matrix(windows, reference[usable])[np.arange(len(windows)), rows]
         moved = crop_truth(plan, truth, np.arange(truth.points.shape[1]))

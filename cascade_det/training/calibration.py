@@ -16,7 +16,7 @@ from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.picture_set import PictureSet
 from cascade_det.errors import DataError
 
-_FLOOR = 0.01  # lowest threshold that is looked at
+_FLOOR = 0.03  # lowest threshold that is looked at: below it candidates flood
 _MATCH_IOU = 0.5
 
 

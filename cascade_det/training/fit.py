@@ -64,6 +64,9 @@ def run_fit(
 
 def main(folder: Path) -> int:
     """Fit what ``job.json`` in `folder` describes."""
+    from cascade_det.training.mining import end_with_parent
+
+    end_with_parent()
     job = json.loads((folder / "job.json").read_text())
     recipe = recipe_from_dict(job["recipe"], folder)
     for plugin in recipe.plugins:

@@ -10,6 +10,8 @@ import concurrent.futures
 import dataclasses
 import multiprocessing
 import os
+import threading
+import time
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -196,10 +198,23 @@ class Miner:
 _worker: Miner | None = None
 
 
+def end_with_parent(seconds: float = 1.0) -> None:
+    """End this process when its parent is gone, so that a run killed by force leaves no process behind."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(seconds)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
 def _start_worker(job: MiningJob) -> None:
     import cv2
 
     global _worker
+    end_with_parent()
     cv2.setNumThreads(1)
     for plugin in job.recipe.plugins:
         registry.load_plugin(plugin, Path(job.recipe.base_dir or "."))
