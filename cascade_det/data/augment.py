@@ -95,26 +95,28 @@ def jitter_batch(
     flip_points: NDArray[np.intp],
     rng: np.random.Generator,
 ) -> tuple[NDArray[np.float32], CropTruth]:
-    """Return a batch ``(B, h, w, 3)`` float32 in 0..255 with random mirror and photometric changes, and its truth."""
+    """Return a batch ``(B, h, w, 3)`` float32 in 0..255 with random mirror and photometric changes, and its truth.
+
+    Few passes over the pixels, most of them in place: beside a network of 24 px this is a quarter of the work.
+    """
     rows = len(pixels)
     mirrored = rng.random(rows) < jitter.mirror
-    crops = np.where(mirrored[:, None, None, None], pixels[:, :, ::-1], pixels)
-    truth = mirror_truth(truth, mirrored, flip_points)
-    crops = _cover(crops, rng.random(rows) < jitter.cover, rng)
+    crops = pixels.copy()
+    crops[mirrored] = pixels[mirrored, :, ::-1]
+    _cover(crops, np.flatnonzero(rng.random(rows) < jitter.cover), rng)
     batch = crops.astype(np.float32)
     grey = np.flatnonzero(rng.random(rows) < jitter.grey)
-    if len(grey):
-        batch[grey] = (batch[grey] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
+    batch[grey] = (batch[grey] @ np.array([0.299, 0.587, 0.114], np.float32))[..., None]
     blurred = np.flatnonzero(rng.random(rows) < jitter.blur)
-    if len(blurred):
-        batch[blurred] = _smooth(batch[blurred])
-    gain = 1 + rng.uniform(-1, 1, (rows, 1, 1, 1)) * jitter.contrast
-    tint = 1 + rng.uniform(-1, 1, (rows, 1, 1, 3)) * jitter.colour
-    lift = rng.uniform(-255, 255, (rows, 1, 1, 1)) * jitter.brightness
-    factor = (gain * tint).astype(np.float32)
-    centre = batch.mean(axis=(1, 2, 3), keepdims=True)
-    batch = batch * factor + (lift + centre * (1 - gain)).astype(np.float32)
-    return np.clip(batch, 0, 255, out=batch), truth
+    batch[blurred] = _smooth(batch[blurred])
+    gain = 1 + rng.uniform(-1, 1, (rows, 1)) * jitter.contrast
+    tint = 1 + rng.uniform(-1, 1, (rows, 3)) * jitter.colour
+    lift = rng.uniform(-255, 255, (rows, 1)) * jitter.brightness
+    centre = crops[:, ::3, ::3].mean(axis=(1, 2, 3))[:, None]  # contrast turns about the crop's mean
+    lines = batch.reshape(rows, batch.shape[1], -1)  # long rows: numpy is slow at broadcasting over 3 channels
+    lines *= np.tile((gain * tint).astype(np.float32), batch.shape[2])[:, None]
+    lines += (lift + centre * (1 - gain)).astype(np.float32)[:, None]
+    return np.clip(batch, 0, 255, out=batch), mirror_truth(truth, mirrored, flip_points)
 
 
 def _smooth(batch: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -127,16 +129,14 @@ def _smooth(batch: NDArray[np.float32]) -> NDArray[np.float32]:
     return batch
 
 
-def _cover(crops: NDArray[np.uint8], chosen: NDArray[np.bool_], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Paste over each chosen crop a rectangle of another crop, 20 to 50 % of each side."""
-    if not chosen.any():
-        return crops
-    rows, height, width = crops.shape[:3]
-    size = rng.uniform(0.2, 0.5, (rows, 2))
-    start = rng.random((rows, 2)) * (1 - size)
+def _cover(crops: NDArray[np.uint8], chosen: NDArray[np.intp], rng: np.random.Generator) -> None:
+    """Paste over each chosen crop, in place, a rectangle of another crop: 20 to 50 % of each side."""
+    height, width = crops.shape[1:3]
+    size = rng.uniform(0.2, 0.5, (len(chosen), 2))
+    start = rng.random((len(chosen), 2)) * (1 - size)
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     in_y = (y >= start[:, :1]) & (y < start[:, :1] + size[:, :1])
     in_x = (x >= start[:, 1:]) & (x < start[:, 1:] + size[:, 1:])
-    mask = in_y[:, :, None] & in_x[:, None, :] & chosen[:, None, None]
-    other = crops[rng.permutation(rows)]
-    return np.where(mask[..., None], other, crops)
+    mask = in_y[:, :, None] & in_x[:, None, :]
+    other = crops[rng.integers(len(crops), size=len(chosen))]
+    crops[chosen] = np.where(mask[..., None], other, crops[chosen])
