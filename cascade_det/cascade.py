@@ -103,17 +103,21 @@ class Cascade:
                 stage.to(chosen)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
-            raise ModelError(f"device={device!r} cannot be used ({reason}). Choices: auto, cpu, cuda, cuda:N.") from error
+            raise ModelError(
+                f"device={device!r} cannot be used ({reason}). Choices: auto, cpu, cuda, cuda:N."
+            ) from error
         return self
 
     def save(self, path: str | Path) -> None:
-        """Write the cascade to one ``.safetensors`` file."""
+        """Write the cascade to one ``.safetensors`` file; the folders of the machine it was trained on stay out."""
         arrays = {stage.name: stage.arrays() for stage in self.stages}
-        save_model(Path(path), ModelContents(recipe_to_dict(self.recipe), self.thresholds, arrays))
+        data = dataclasses.replace(self.recipe.data, train={}, val={})
+        portable = dataclasses.replace(
+            self.recipe, base_dir=None, init=None, run_dir=f"runs/{self.recipe.name}", data=data
+        )
+        save_model(Path(path), ModelContents(recipe_to_dict(portable), self.thresholds, arrays))
 
-    def __call__(
-        self, image: object, *, min_object_px: float | None = None, score: float | None = None
-    ) -> Detections:
+    def __call__(self, image: object, *, min_object_px: float | None = None, score: float | None = None) -> Detections:
         """Detect in one picture.
 
         Args:
@@ -224,9 +228,13 @@ def find_model(model: str | Path) -> Path:
     if path.is_dir():
         if (path / "model.safetensors").is_file():
             return path / "model.safetensors"
-        raise ModelError(f"{path}: a folder without model.safetensors; has its training ended? `cascade-det status {path}` tells.")
+        raise ModelError(
+            f"{path}: a folder without model.safetensors; has its training ended? `cascade-det status {path}` tells."
+        )
     shipped = find_shipped("models", str(model), ".safetensors")
     if shipped is None:
         known = shipped_names("models", ".safetensors")
-        raise ModelError(f"model {str(model)!r} is neither a file, a run directory nor a shipped model; {choices(model, known)}.")
+        raise ModelError(
+            f"model {str(model)!r} is neither a file, a run directory nor a shipped model; {choices(model, known)}."
+        )
     return shipped

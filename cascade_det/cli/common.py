@@ -16,9 +16,22 @@ from cascade_det.errors import RunError
 def progress_bar(label: str, total: int) -> Iterator[Callable[[int], None]]:
     """Yield a function that moves a bar on standard error; without a terminal there is no bar."""
     from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
     console = Console(stderr=True)
     with Progress(*columns, console=console, disable=not console.is_terminal) as bar:
         task = bar.add_task(label, total=total)
@@ -45,6 +58,8 @@ def own_folder(out: Path, own_names: set[str]) -> Path:
         raise RunError(f"--out {out}: is a file; name a folder.")
     foreign = sorted(p.name for p in out.iterdir() if p.name not in own_names) if out.is_dir() else []
     if foreign:
-        raise RunError(f"--out {out}: holds other things than this verb's output, such as {foreign[0]!r}; name another folder.")
+        raise RunError(
+            f"--out {out}: holds other things than this verb's output, such as {foreign[0]!r}; name another folder."
+        )
     out.mkdir(parents=True, exist_ok=True)
     return out

@@ -15,7 +15,9 @@ _GIVEN = {"name", "window_hw", "net", "heads", "num_points", "object_category", 
 
 
 def parts(
-    name: Annotated[Optional[str], typer.Argument(metavar="[NAME]", help="A part, a kind of part, or `recipe`.")] = None,
+    name: Annotated[
+        Optional[str], typer.Argument(metavar="[NAME]", help="A part, a kind of part, or `recipe`.")
+    ] = None,
     plugin: Annotated[Optional[list[str]], typer.Option("--plugin", help="Import a plug-in first.")] = None,
     json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result.")] = None,
 ) -> None:
@@ -60,7 +62,11 @@ def _describe(kind: str, name: str, part: object) -> dict[str, object]:
     for key, value in inspect.signature(part).parameters.items():
         if key not in _GIVEN:
             params["**" + key if value.kind is value.VAR_KEYWORD else key] = (
-                "" if value.kind is value.VAR_KEYWORD else "(needed)" if value.default is value.empty else repr(value.default)
+                ""
+                if value.kind is value.VAR_KEYWORD
+                else "(needed)"
+                if value.default is value.empty
+                else repr(value.default)
             )
     return {
         "kind": kind,
@@ -79,7 +85,9 @@ def _print_keys() -> None:
         print(f"{key:<40} [{step}] {text}")
 
 
-def models(json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result.")] = None) -> None:
+def models(
+    json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result.")] = None,
+) -> None:
     """List the models that come with the package.
 
     Example:
@@ -93,6 +101,8 @@ def models(json_file: Annotated[Optional[Path], typer.Option("--json", metavar="
     rows = []
     for name in shipped_names("models", ".safetensors"):
         recipe = load_model(find_model(name)).recipe
-        rows.append({"name": name, "category": recipe["object"]["category"], "description": recipe.get("description", "")})
+        rows.append(
+            {"name": name, "category": recipe["object"]["category"], "description": recipe.get("description", "")}
+        )
         print(f"{name:<16} {recipe['object']['category']:<12} {recipe.get('description', '')}")
     write_json(json_file, rows)

@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from cascade_det.core.types import Detections
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model file, a run directory or a shipped name.")]
-MinObject = Annotated[Optional[float], typer.Option("--min-object", metavar="PX", help="Height of the smallest object.")]
+MinObject = Annotated[
+    Optional[float], typer.Option("--min-object", metavar="PX", help="Height of the smallest object.")
+]
 Score = Annotated[Optional[float], typer.Option("--score", metavar="S", help="Threshold of the last stage.")]
 Preset = Annotated[Optional[str], typer.Option("--preset", help="A named set of overrides of the model's recipe.")]
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
@@ -81,7 +83,10 @@ def detect(
     else:
         _write_results(folder, results, errors, save_as, cascade.recipe.object.points)
     found = sum(len(d) for _, _, d in results)
-    say(f"{found} objects in {len(results)} pictures; {len(errors)} could not be read" + (f"; {folder}" if folder else ""))
+    say(
+        f"{found} objects in {len(results)} pictures; {len(errors)} could not be read"
+        + (f"; {folder}" if folder else "")
+    )
     for path, reason in errors:
         say(f"failed: {path}: {reason}")
     write_json(json_file, {"pictures": len(results), "objects": found, "errors": [[str(p), r] for p, r in errors]})
@@ -219,9 +224,7 @@ def evaluate(
     options = {"upto": _known_stage(cascade, upto), "min_object_px": min_object, "score": score}
     with progress_bar("evaluate", len(source.pictures)) as tick:
         if folder is not None:
-            figures, errors = evaluate_sources(
-                cascade, {"data": source}, evaluators, folder, progress=tick, **options
-            )
+            figures, errors = evaluate_sources(cascade, {"data": source}, evaluators, folder, progress=tick, **options)
         else:
             done = evaluate_source(cascade, source, evaluators, progress=tick, **options)  # type: ignore[arg-type]
             figures, errors = done.metrics, done.errors
@@ -230,7 +233,9 @@ def evaluate(
         print(summary_line(f"  {value}", group))
     for row in figures["funnel"]:
         recall = "-" if row["recall"] is None else f"{row['recall']:.3f}"
-        print(f"  {row['stage']}: {row['candidates_out']:.1f} candidates a picture, recall {recall}, {row['ms_per_image'] or 0:.1f} ms")
+        print(
+            f"  {row['stage']}: {row['candidates_out']:.1f} candidates a picture, recall {recall}, {row['ms_per_image'] or 0:.1f} ms"
+        )
     write_json(json_file, figures)
     for name, reason in errors:
         say(f"failed: {name}: {reason}")

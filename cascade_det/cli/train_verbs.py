@@ -10,7 +10,9 @@ import typer
 from cascade_det.cli.common import progress_bar, say, write_json
 from cascade_det.errors import RunError
 
-RecipeArgument = Annotated[str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")]
+RecipeArgument = Annotated[
+    str, typer.Argument(metavar="RECIPE", help="A recipe file, or the name of a shipped recipe.")
+]
 Overrides = Annotated[
     Optional[list[str]], typer.Argument(metavar="[KEY=VALUE]...", help="Overrides, such as seed=1.", show_default=False)
 ]
@@ -54,7 +56,9 @@ def train(
 
 
 def status(
-    run: Annotated[str, typer.Argument(metavar="RUN_DIR|RECIPE", help="A run directory, a recipe file or a shipped name.")],
+    run: Annotated[
+        str, typer.Argument(metavar="RUN_DIR|RECIPE", help="A run directory, a recipe file or a shipped name.")
+    ],
     overrides: Overrides = None,
     json_file: JsonOption = None,
 ) -> None:

@@ -115,7 +115,7 @@ def to_image(value: object) -> Pixels:
     if isinstance(value, (str, Path)):
         return read_image(value)
     if isinstance(value, Image.Image):
-        return _convert(ImageOps.exif_transpose(value))
+        value = _convert(ImageOps.exif_transpose(value))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3:
         height, width, channels = value.shape
         if height and width and channels == 3:
@@ -217,8 +217,9 @@ def to_network_input(crops: Pixels, mean: float, scale: float) -> NDArray[np.flo
 
 def write_image(path: Path, image: Pixels) -> None:
     """Write an RGB picture; the suffix of `path` chooses the format."""
+    suffix = path.suffix or ".png"
+    if not cv2.haveImageWriter(f"picture{suffix}"):
+        raise DataError(f"{path}: OpenCV cannot write pictures with the suffix {suffix!r}; use .png or .jpg.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    ok, data = cv2.imencode(path.suffix or ".png", cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
-    if not ok:
-        raise DataError(f"{path}: OpenCV cannot write pictures with the suffix {path.suffix!r}; use .png or .jpg.")
+    _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
     path.write_bytes(data.tobytes())

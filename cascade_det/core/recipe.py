@@ -129,10 +129,11 @@ def _override(text: str, stages: list[Any]) -> Any:
 def _read_yaml(path: Path) -> dict[str, Any]:
     import yaml
     from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
 
     try:
         data = OmegaConf.load(path)
-    except (yaml.YAMLError, OSError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, OmegaConfBaseException, OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path}: not a readable YAML file ({' '.join(str(error).split())}).") from error
     if not OmegaConf.is_dict(data):
         raise RecipeError(f"{path}: a recipe is a YAML mapping with at least `stages:` and `data:`; this is not one.")

@@ -163,6 +163,8 @@ def load_plugin(name: str, base: Path) -> None:
     try:
         if name in points:
             points[name].load()
+        elif not name or name.startswith("."):
+            raise ModuleNotFoundError(f"{name!r} is no module name")
         else:
             importlib.import_module(name)
     except ModuleNotFoundError as error:

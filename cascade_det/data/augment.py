@@ -64,9 +64,15 @@ class PictureView:
 def _compose(part: Part, key: str) -> Any:
     import albumentations
 
-    known = {name for name, c in vars(albumentations).items() if inspect.isclass(c) and issubclass(c, albumentations.BasicTransform)}
+    known = {
+        name
+        for name, c in vars(albumentations).items()
+        if inspect.isclass(c) and issubclass(c, albumentations.BasicTransform)
+    }
     if part.kind not in known:
-        raise RecipeError(f"{key}.kind={part.kind!r}: albumentations has no such transform; {choices(part.kind, known)[:200]}.")
+        raise RecipeError(
+            f"{key}.kind={part.kind!r}: albumentations has no such transform; {choices(part.kind, known)[:200]}."
+        )
     try:
         transform = getattr(albumentations, part.kind)(**{"p": 1.0, **part.params})
     except (TypeError, ValueError) as error:

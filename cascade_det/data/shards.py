@@ -98,7 +98,9 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     try:
         manifest: dict[str, Any] = json.loads((folder / "manifest.json").read_text())
     except (OSError, ValueError) as error:
-        raise DataError(f"{folder}: not a readable shard ({error}); delete it and run the same command again.") from error
+        raise DataError(
+            f"{folder}: not a readable shard ({error}); delete it and run the same command again."
+        ) from error
     return manifest
 
 

@@ -68,7 +68,12 @@ def evaluate_source(
     settings = cascade.settings(min_object_px=min_object_px)[: len(names)]
     settings[-1] = dataclasses.replace(settings[-1], score=threshold)
     funnel = Funnel(names)
-    pictures, truths, detections, errors = list[Picture](), list[Annotations](), list[Detections](), list[tuple[str, str]]()
+    pictures, truths, detections, errors = (
+        list[Picture](),
+        list[Annotations](),
+        list[Detections](),
+        list[tuple[str, str]](),
+    )
     for start in range(0, len(source.pictures), _BATCH):
         numbers = range(start, min(start + _BATCH, len(source.pictures)))
         readable, images = [], []
@@ -152,7 +157,9 @@ def _write_pictures(folder: Path, source: Source, done: Evaluation) -> None:
         tiles.append(draw(image, shown, truth=done.scored.truth[row]))
         titles.append(done.scored.pictures[row].name)
     heading = "detections from .5 (green), truth (dashed)"
-    write_image(folder / "pictures.png", contact_sheet(tiles, columns=5, tile_hw=(240, 320), titles=titles, heading=heading))
+    write_image(
+        folder / "pictures.png", contact_sheet(tiles, columns=5, tile_hw=(240, 320), titles=titles, heading=heading)
+    )
 
 
 def summary_line(name: str, metrics: Mapping[str, Any]) -> str:

@@ -92,7 +92,9 @@ class NetworkRunner:
                 raise ModelError(f"{name!r} has shape {tuple(arrays[name].shape)}, this net needs {shape}.")
         extra = sorted(set(arrays) - set(wanted))
         if extra:
-            raise ModelError(f"the weights hold {extra[0]!r}, which this net lacks; the model was made by another recipe.")
+            raise ModelError(
+                f"the weights hold {extra[0]!r}, which this net lacks; the model was made by another recipe."
+            )
         self.network.load_state_dict({name: torch.from_numpy(np.array(arrays[name])) for name in wanted})
 
 

@@ -21,7 +21,9 @@ from cascade_det.stages.network import NetworkRunner, StageNetwork, num_points_o
 _LEVEL_PIXELS = 1 << 21  # pixels of one forward pass; levels of equal size go together up to this
 
 
-def pyramid_levels(image_hw: tuple[int, int], window_hw: tuple[int, int], settings: StageSettings) -> list[tuple[int, int]]:
+def pyramid_levels(
+    image_hw: tuple[int, int], window_hw: tuple[int, int], settings: StageSettings
+) -> list[tuple[int, int]]:
     """Return the sizes of the pyramid's levels, largest first.
 
     On the first level an object of `min_object_px` has the window's height; each further level is `factor` times as
@@ -107,9 +109,7 @@ class Proposer:
         keep = suppress(proposals, settings.nms, settings.nms_mode, on)
         return proposals[keep], windows[keep]
 
-    def _merge(
-        self, levels: Sequence[tuple[int, Detections, NDArray[Any]]], settings: StageSettings
-    ) -> Detections:
+    def _merge(self, levels: Sequence[tuple[int, Detections, NDArray[Any]]], settings: StageSettings) -> Detections:
         if not levels:
             return Detections.empty(self.num_points)
         merged = Detections.concat([proposals for _, proposals, _ in levels])

@@ -84,9 +84,7 @@ def calibrate(
     )
     counted = sum(r.counted for r in detected)
     passed = sum(int((r.scores >= detect).sum()) for r in detected)
-    return Thresholds(
-        detect, min(mine, detect), len(held) / max(counted, 1), len(held), passed / max(len(detected), 1)
-    )
+    return Thresholds(detect, min(mine, detect), len(held) / max(counted, 1), len(held), passed / max(len(detected), 1))
 
 
 @dataclass(frozen=True)

@@ -56,7 +56,9 @@ def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
         missing = source.missing_files() if isinstance(source, Coco) else []
         count = len(source.pictures)
         if missing and len(missing) == count:
-            raise DataError(f"data.{split}.{name}: none of its {count:,} picture files exists, such as {missing[0]}; check `images`.")
+            raise DataError(
+                f"data.{split}.{name}: none of its {count:,} picture files exists, such as {missing[0]}; check `images`."
+            )
         truth = [source.annotations(index) for index in range(count)]
         objects = sum(int((~t.ignore).sum()) for t in truth)
         ignored = sum(int(t.ignore.sum()) for t in truth)
@@ -67,7 +69,9 @@ def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
         )
         report.facts[f"data.{split}.{name}"] = {"pictures": count, "objects": objects, "ignored": ignored}
         if missing:
-            report.problems.append(f"data.{split}.{name}: {len(missing)} picture files are missing, such as {missing[0]}")
+            report.problems.append(
+                f"data.{split}.{name}: {len(missing)} picture files are missing, such as {missing[0]}"
+            )
         report.problems += [f"data.{split}.{name}: {why}" for why in _unreadable(pictures, name)]
         if count == 0:
             report.problems.append(f"data.{split}.{name}: no pictures")
@@ -95,7 +99,9 @@ def _check_reach(report: CheckReport, recipe: Recipe, train: PictureSet) -> None
     height = box_sides(boxes)[1]
     share = float((height >= recipe.pyramid.min_object_px).mean())
     report.facts["share_above_min_object_px"] = share
-    report.lines.append(f"{share:.1%} of the objects are at least pyramid.min_object_px={recipe.pyramid.min_object_px:g} high")
+    report.lines.append(
+        f"{share:.1%} of the objects are at least pyramid.min_object_px={recipe.pyramid.min_object_px:g} high"
+    )
     for name, section in recipe.stages.items():
         reach = float((aspect_reach(boxes, window_of(section)) >= _REACH_IOU).mean())
         report.facts[f"reach.{name}"] = reach
@@ -103,7 +109,9 @@ def _check_reach(report: CheckReport, recipe: Recipe, train: PictureSet) -> None
             f"{name}: windows of {section.window_hw[0]}x{section.window_hw[1]} (h x w) reach IoU {_REACH_IOU} "
             f"on {reach:.1%} of the objects"
         )
-        smallest = {getattr(getattr(s, "bands", s), "min_train_px", None) for s in build_samplers(recipe, name).values()}
+        smallest = {
+            getattr(getattr(s, "bands", s), "min_train_px", None) for s in build_samplers(recipe, name).values()
+        }
         report.facts[f"min_train_px.{name}"] = sorted(v for v in smallest if v is not None)
 
 
@@ -117,4 +125,3 @@ def _count_parameters(report: CheckReport, recipe: Recipe) -> None:
             report.lines.append(
                 f"{name}: {section.net.kind}, {count:,} parameters, {values.samples:,} samples in batches of {values.batch_size}"
             )
-

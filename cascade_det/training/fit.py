@@ -23,7 +23,11 @@ from cascade_det.data.atomic import write_json_atomic
 from cascade_det.errors import CascadeError, RunError
 
 # Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
-_MALLOC = {"MALLOC_MMAP_THRESHOLD_": str(1 << 32), "MALLOC_TRIM_THRESHOLD_": str(1 << 33), "MALLOC_TOP_PAD_": str(1 << 26)}
+_MALLOC = {
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
+    "MALLOC_TOP_PAD_": str(1 << 26),
+}
 
 
 def run_fit(
@@ -152,9 +156,7 @@ def _datasets(recipe: Recipe, job: dict[str, Any], values: Any) -> tuple[Callabl
     return train, Batches(val_pool, val_plan, heads, [], None, flip, seed, (0, batches))
 
 
-def _trainer(
-    recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, steps: int, validated: bool
-) -> Any:
+def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, steps: int, validated: bool) -> Any:
     import pytorch_lightning as pl
     from pytorch_lightning import callbacks as cb
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger

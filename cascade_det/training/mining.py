@@ -170,9 +170,7 @@ class Miner:
         recipe = self.job.recipe
         return Resampler(image, Resample(recipe.image.resample), Border(recipe.border.mode), recipe.border.value)
 
-    def _cut(
-        self, resampler: Resampler, plan: CropPlan, truth: Annotations, place: tuple[int, int, int]
-    ) -> Crops:
+    def _cut(self, resampler: Resampler, plan: CropPlan, truth: Annotations, place: tuple[int, int, int]) -> Crops:
         number, view_number, source = place
         return Crops(
             resampler.cut(plan, self.window_hw),

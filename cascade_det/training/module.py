@@ -121,7 +121,10 @@ class StageModule(pl.LightningModule):
             params = {"pct_start": 0.1, **params, "max_lr": self._lr, "total_steps": self._steps + 1}
         elif self._schedule.kind == "CosineAnnealingLR":
             params = {"T_max": self._steps, **params}
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule_class(optimizer, **params), "interval": "step"}}
+        return {
+            "optimizer": optimizer,
+            "lr_scheduler": {"scheduler": schedule_class(optimizer, **params), "interval": "step"},
+        }
 
 
 def _lookup(module: Any, name: str, key: str) -> Any:

@@ -141,7 +141,9 @@ class Run:
             position = self.steps.index(step)
             if position:
                 before = self.steps[position - 1]
-                keys["(the step before)"] = f"{before}: {fingerprint(self.keys(before))[:16]} {self._output(before)[:16]}"
+                keys["(the step before)"] = (
+                    f"{before}: {fingerprint(self.keys(before))[:16]} {self._output(before)[:16]}"
+                )
             self._keys[step] = keys
         return self._keys[step]
 
@@ -225,7 +227,13 @@ class Run:
         work = {"mine": self._mine, "fit": self._fit, "calibrate": self._calibrate, "evaluate": self._evaluate}
         output, facts = work[step.kind](step, folder)
         seconds = round(time.perf_counter() - begin, 1)
-        done = {"fingerprint": print_of_step, "output": output, "seconds": seconds, "facts": facts, "keys": self.keys(step)}
+        done = {
+            "fingerprint": print_of_step,
+            "output": output,
+            "seconds": seconds,
+            "facts": facts,
+            "keys": self.keys(step),
+        }
         write_json_atomic(folder / "done.json", json.loads(json.dumps(done, default=str)), indent=1)
         self._say(f"{label} {step}: {seconds:.0f} s")
 
@@ -233,7 +241,9 @@ class Run:
         position = self.steps.index(step)
         for before in self.steps[:position]:
             if self.state(before).state != "done":
-                raise RunError(f"{step} needs {before}, which is {self.state(before).state}; run `train` without --stage or --step.")
+                raise RunError(
+                    f"{step} needs {before}, which is {self.state(before).state}; run `train` without --stage or --step."
+                )
 
     def _clear_stale(self, folder: Path, print_of_step: str) -> None:
         """Empty a folder that holds the unfinished work of another fingerprint; keep that of this one."""
