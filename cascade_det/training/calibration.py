@@ -12,12 +12,14 @@ from numpy.typing import NDArray
 
 from cascade_det.cascade import Cascade
 from cascade_det.core.geometry import box_sides, coverage_matrix, iou_matrix
+from cascade_det.core.imaging import Resampler
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.picture_set import PictureSet
 from cascade_det.errors import DataError
 
 _FLOOR = 0.03  # lowest threshold that is looked at: below it candidates flood
 _MATCH_IOU = 0.5
+_BATCH = 8
 
 
 @dataclass(frozen=True)
@@ -51,27 +53,23 @@ def calibrate(
         cascade: the stages up to the one to calibrate; those before have thresholds.
         pictures: the training pictures.
         numbers: which of them to run.
-        progress: called with 1 for each picture done.
+        progress: called with the number of pictures done.
     """
     section = cascade.recipe.stages[cascade.stages[-1].name]
     is_last = cascade.stages[-1].name == list(cascade.recipe.stages)[-1]
     records: dict[str, list[_Record]] = {"detect": [], "mine": []}
     purposes = ["detect"] if is_last and section.rounds == 1 else ["detect", "mine"]
     purposes = ["mine"] if len(cascade.stages) == 1 and not is_last else purposes  # no stage before: both runs are one
-    for number in numbers:
-        try:
-            image = pictures.read(number)
-        except DataError:
-            continue
-        finally:
-            progress(1)
-        resampler = cascade.resampler(image)
-        truth = pictures.annotations(number)
-        for purpose in purposes:
+    for start in range(0, len(numbers), _BATCH):
+        batch = [read for number in numbers[start : start + _BATCH] if (read := _read(cascade, pictures, number))]
+        for purpose in purposes if batch else ():
             settings = cascade.settings(purpose=purpose)
             settings[-1] = dataclasses.replace(settings[-1], score=_FLOOR)
-            outputs = [found[0] for _, found, _ in cascade.run_stages([resampler], settings)]
-            records[purpose].append(_record(truth, outputs, cascade.recipe.pyramid.min_object_px))
+            outputs = [found for _, found, _ in cascade.run_stages([image for image, _ in batch], settings)]
+            for row, (_, truth) in enumerate(batch):
+                found = [stage[row] for stage in outputs]
+                records[purpose].append(_record(truth, found, cascade.recipe.pyramid.min_object_px))
+        progress(min(_BATCH, len(numbers) - start))
     mined = records["mine"] or records["detect"]
     detected = records["detect"] or records["mine"]
     held = np.concatenate([r.best for r in detected]) if detected else np.zeros(0)
@@ -85,6 +83,14 @@ def calibrate(
     counted = sum(r.counted for r in detected)
     passed = sum(int((r.scores >= detect).sum()) for r in detected)
     return Thresholds(detect, min(mine, detect), len(held) / max(counted, 1), len(held), passed / max(len(detected), 1))
+
+
+def _read(cascade: Cascade, pictures: PictureSet, number: int) -> tuple[Resampler, Annotations] | None:
+    """Return a picture ready for the stages with its truth, or None where it cannot be read."""
+    try:
+        return cascade.resampler(pictures.read(number)), pictures.annotations(number)
+    except DataError:
+        return None
 
 
 @dataclass(frozen=True)
