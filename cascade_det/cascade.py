@@ -65,12 +65,7 @@ class Cascade:
             raise ModelError(f"backend={backend!r}: {choices(backend, ['torch'])}.")
         path = find_model(model)
         contents = load_model(path)
-        needed = [p for p in contents.recipe.get("plugins", []) if p not in plugins]
-        if needed:
-            raise ModelError(
-                f"{path}: the model needs the plug-in {needed[0]!r}, and loading a model imports nothing that the caller "
-                f"did not allow. Pass plugins={needed!r}, or --allow-plugins on the command line."
-            )
+        _refuse_plugins(path, contents, plugins)
         recipe = recipe_from_dict(contents.recipe, path.parent, preset=preset, where=str(path))
         for plugin in plugins:
             registry.load_plugin(plugin, Path(recipe.base_dir or "."))
@@ -151,13 +146,7 @@ class Cascade:
 
         `score` replaces the threshold of the last stage that runs.
         """
-        names = [stage.name for stage in self.stages]
-        if upto is not None and upto not in names:
-            raise ValueError(f"upto={upto!r}: there is no such stage; {choices(upto, names)}")
-        last = names.index(upto) if upto is not None else len(names) - 1
-        settings = self.settings(min_object_px=min_object_px, score=score)[: last + 1]
-        if score is not None:
-            settings[-1] = dataclasses.replace(settings[-1], score=score)
+        settings = self.settings(upto, min_object_px=min_object_px, score=score)
         results: list[Detections] = []
         for start in range(0, len(images), _BATCH_IMAGES):
             pictures = [self.resampler(to_image(image)) for image in images[start : start + _BATCH_IMAGES]]
@@ -188,36 +177,58 @@ class Cascade:
         return found.clip(image_hw) if self.recipe.image.clip_boxes else found
 
     def settings(
-        self, *, min_object_px: float | None = None, score: float | None = None, purpose: str = "detect"
+        self,
+        upto: str | None = None,
+        *,
+        min_object_px: float | None = None,
+        score: float | None = None,
+        purpose: str = "detect",
     ) -> list[StageSettings]:
-        """Return what each stage runs with; `purpose` "detect" or "mine" chooses the calibrated thresholds."""
-        pyramid, image = self.recipe.pyramid, self.recipe.image
+        """Return what each stage up to and including `upto` (all by default) runs with.
+
+        `score` replaces the threshold of the last of them; `purpose` "detect" or "mine" chooses the calibrated ones.
+
+        Raises:
+            ValueError: there is no stage `upto`, or a value is out of range.
+        """
+        names = [stage.name for stage in self.stages]
+        if upto is not None and upto not in names:
+            raise ValueError(f"upto={upto!r}: there is no such stage; {choices(upto, names)}")
         if min_object_px is not None and not min_object_px > 0:
             raise ValueError(f"min_object_px={min_object_px} must be greater than 0")
         if score is not None and not 0 <= score <= 1:
             raise ValueError(f"score={score} must lie in [0, 1]")
-        result = []
-        for stage in self.stages:
-            keep = self.recipe.stages[stage.name].keep
-            calibrated = self.thresholds.get(stage.name, {}).get(purpose, 0.5)
-            pinned = keep.score if keep.score != "auto" and purpose == "detect" else calibrated
-            result.append(
-                StageSettings(
-                    score=float(pinned),
-                    nms=keep.nms,
-                    nms_mode=NmsMode(keep.nms_mode),
-                    nms_across_levels=keep.nms_across_levels,
-                    max_per_image=keep.max_per_image,
-                    min_object_px=float(min_object_px or pyramid.min_object_px),
-                    max_object_px=pyramid.max_object_px,
-                    factor=pyramid.factor,
-                    mean=image.mean,
-                    scale=image.scale,
-                )
-            )
+        chosen = self.stages if upto is None else self.stages[: names.index(upto) + 1]
+        result = [self._stage_settings(stage.name, min_object_px, purpose) for stage in chosen]
         if score is not None and result:
             result[-1] = dataclasses.replace(result[-1], score=score)
         return result
+
+    def _stage_settings(self, name: str, min_object_px: float | None, purpose: str) -> StageSettings:
+        pyramid, image, keep = self.recipe.pyramid, self.recipe.image, self.recipe.stages[name].keep
+        calibrated = self.thresholds.get(name, {}).get(purpose, 0.5)
+        pinned = keep.score if keep.score != "auto" and purpose == "detect" else calibrated
+        return StageSettings(
+            score=float(pinned),
+            nms=keep.nms,
+            nms_mode=NmsMode(keep.nms_mode),
+            nms_across_levels=keep.nms_across_levels,
+            max_per_image=keep.max_per_image,
+            min_object_px=float(min_object_px or pyramid.min_object_px),
+            max_object_px=pyramid.max_object_px,
+            factor=pyramid.factor,
+            mean=image.mean,
+            scale=image.scale,
+        )
+
+
+def _refuse_plugins(path: Path, contents: ModelContents, allowed: Sequence[str]) -> None:
+    needed = [plugin for plugin in contents.recipe.get("plugins", []) if plugin not in allowed]
+    if needed:
+        raise ModelError(
+            f"{path}: the model needs the plug-in {needed[0]!r}, and loading a model imports nothing that the caller "
+            f"did not allow. Pass plugins={needed!r}, or --allow-plugins on the command line."
+        )
 
 
 def find_model(model: str | Path) -> Path:

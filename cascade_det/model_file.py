@@ -27,7 +27,7 @@ class ModelContents:
     Attributes:
         recipe: the recipe as nested plain values.
         thresholds: per stage ``{"detect": t, "mine": t}``, probabilities.
-        arrays: per stage its named arrays.
+        arrays: per stage its named arrays; a stage without any has an empty mapping.
     """
 
     recipe: Mapping[str, Any]
@@ -37,19 +37,20 @@ class ModelContents:
 
 def save_model(path: Path, contents: ModelContents) -> None:
     """Write a model file beside `path` and rename it; equal contents give equal bytes."""
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     flat = {f"{s}/{n}": np.ascontiguousarray(a) for s, arrays in contents.arrays.items() for n, a in arrays.items()}
     header = {
         "format": FORMAT,
         "recipe": contents.recipe,
         "thresholds": contents.thresholds,
-        "digest": _digest(flat),
+        "stages": list(contents.arrays),
     }
+    header["digest"] = _digest(flat, header)
     path.parent.mkdir(parents=True, exist_ok=True)
     beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    save_file(flat, beside, metadata={_METADATA_KEY: json.dumps(header, sort_keys=False)})
-    os.replace(beside, path)
+    beside.write_bytes(save(flat, metadata={_METADATA_KEY: json.dumps(header, sort_keys=False)}))
+    beside.replace(path)
 
 
 def load_model(path: Path) -> ModelContents:
@@ -69,7 +70,8 @@ def load_model(path: Path) -> ModelContents:
     try:
         with safe_open(path, framework="numpy") as file:
             text = (file.metadata() or {}).get(_METADATA_KEY)
-            flat = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
+            names = file.keys() if text is not None else ()
+            flat = {name: file.get_tensor(name) for name in names}
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path}: not a readable model file ({error}).") from error
     if text is None:
@@ -80,22 +82,24 @@ def load_model(path: Path) -> ModelContents:
 def _contents(path: Path, text: str, flat: Mapping[str, NDArray[Any]]) -> ModelContents:
     try:
         header = json.loads(text)
-        version, recipe, thresholds = header["format"], dict(header["recipe"]), dict(header["thresholds"])
-    except (ValueError, KeyError, TypeError) as error:
+        if header["format"] != FORMAT:
+            newer = f"model format {header['format']}; this version reads format {FORMAT}"
+            raise ModelError(f"{path}: {newer}. Update cascade_det.")
+        recipe, digest = dict(header["recipe"]), header.pop("digest")
+        thresholds = {stage: dict(values) for stage, values in header["thresholds"].items()}
+        arrays: dict[str, dict[str, NDArray[Any]]] = {stage: {} for stage in header.get("stages", ())}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise ModelError(f"{path}: the model's metadata is damaged ({error}).") from error
-    if version != FORMAT:
-        raise ModelError(f"{path}: model format {version}; this version reads format {FORMAT}. Update cascade_det.")
-    if header.get("digest") != _digest(flat):
-        raise ModelError(f"{path}: the weights do not match their checksum; the file is damaged, get it again.")
-    arrays: dict[str, dict[str, NDArray[Any]]] = {}
+    if digest not in (_digest(flat, header), _digest(flat)):  # the first models have a checksum of the weights alone
+        raise ModelError(f"{path}: the content does not match its checksum; the file is damaged, get it again.")
     for name, array in flat.items():
         stage, _, inner = name.partition("/")
         arrays.setdefault(stage, {})[inner] = array
     return ModelContents(recipe, thresholds, arrays)
 
 
-def _digest(flat: Mapping[str, NDArray[Any]]) -> str:
-    digest = hashlib.sha256()
+def _digest(flat: Mapping[str, NDArray[Any]], header: Mapping[str, Any] | None = None) -> str:
+    digest = hashlib.sha256(b"" if header is None else json.dumps(header).encode())
     for name in sorted(flat):
         array = np.ascontiguousarray(flat[name])
         digest.update(f"{name}:{array.dtype}:{array.shape};".encode())

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -55,27 +56,24 @@ def parts(
     write_json(json_file, rows)
 
 
-def _describe(kind: str, name: str, part: object) -> dict[str, object]:
-    assert callable(part)
+def _describe(kind: str, name: str, part: Callable[..., Any]) -> dict[str, Any]:
     doc = inspect.getdoc(part) or ""
-    params = {}
-    for key, value in inspect.signature(part).parameters.items():
-        if key not in _GIVEN:
-            params["**" + key if value.kind is value.VAR_KEYWORD else key] = (
-                ""
-                if value.kind is value.VAR_KEYWORD
-                else "(needed)"
-                if value.default is value.empty
-                else repr(value.default)
-            )
+    own = [value for key, value in inspect.signature(part).parameters.items() if key not in _GIVEN]
     return {
         "kind": kind,
         "name": name,
         "module": getattr(part, "__module__", ""),
         "summary": doc.split("\n")[0],
-        "params": params,
+        "params": dict(map(_parameter, own)),
         "doc": doc,
     }
+
+
+def _parameter(value: inspect.Parameter) -> tuple[str, str]:
+    """Return a parameter's name and default as they are shown."""
+    if value.kind is value.VAR_KEYWORD:
+        return f"**{value.name}", ""
+    return value.name, "(needed)" if value.default is value.empty else repr(value.default)
 
 
 def _print_keys() -> None:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
@@ -15,6 +15,10 @@ from cascade_det.errors import DataError, RecipeError, choices
 if TYPE_CHECKING:
     from cascade_det.cascade import Cascade
     from cascade_det.core.types import Detections
+    from cascade_det.data.sources import Source
+    from cascade_det.evaluation.base import Evaluator
+
+    _Result = tuple[Path, tuple[int, int], Detections]
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model file, a run directory or a shipped name.")]
 MinObject = Annotated[
@@ -28,6 +32,7 @@ AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Import the 
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+_EVALUATION_FILES = {"detections.json", "truth.json", "images.json", "metrics.json", "pictures.png", "funnel.png"}
 _DETECT_FILES = {"detections.json", "images.json", "errors.csv", "detections.csv", "drawn"}
 _SAVE_AS = ("coco", "csv")
 
@@ -39,6 +44,26 @@ def load(model: str, preset: str | None, device: str, threads: int | None, allow
 
     plugins = load_model(find_model(model)).recipe.get("plugins", []) if allow_plugins else ()
     return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads)
+
+
+def checked_options(
+    cascade: Cascade, upto: str | None, min_object: float | None, score: float | None
+) -> dict[str, Any]:
+    """Return the flags as `Cascade.run` and `evaluate_source` take them, checked before any picture is read."""
+    options = {"upto": upto, "min_object_px": min_object, "score": score}
+    try:
+        cascade.settings(**options)  # type: ignore[arg-type]
+    except ValueError as error:
+        raise RecipeError(f"the flags --min-object, --score and --upto: {error}") from error
+    return options
+
+
+def list_failures(errors: Sequence[tuple[object, str]]) -> None:
+    """Say which pictures failed and end with exit code 1 where any did."""
+    for name, reason in errors:
+        say(f"failed: {name}: {reason}")
+    if errors:
+        raise typer.Exit(1)
 
 
 def detect(
@@ -65,33 +90,27 @@ def detect(
 
     `cascade-det detect runs/quickstart pictures/ --out found --draw --score 0.8`
     """
-    if out is None and (draw or save_as):
-        raise RecipeError("--draw and --save-as write files and need --out DIR.")
-    if save_as is not None and save_as not in _SAVE_AS:
-        raise RecipeError(f"--save-as {save_as!r}: {choices(save_as, _SAVE_AS)}.")
+    folder = _detect_folder(out, draw, save_as)
     files = list(_pictures(paths))
-    folder = own_folder(out, _DETECT_FILES) if out is not None else None
     cascade = load(model, preset, device, threads, allow_plugins)
-    results: list[tuple[Path, tuple[int, int], Detections]] = []
-    errors: list[tuple[Path, str]] = []
-    with progress_bar("detect", len(files)) as tick:
-        for path in files:
-            _detect_one(cascade, path, folder if draw else None, (min_object, score), results, errors)
-            tick(1)
+    options = checked_options(cascade, None, min_object, score)
+    results, errors = _detect_all(cascade, files, folder / "drawn" if folder and draw else None, options)
     if folder is None:
         _print_tables(results)
     else:
         _write_results(folder, results, errors, save_as, cascade.recipe.object.points)
-    found = sum(len(d) for _, _, d in results)
-    say(
-        f"{found} objects in {len(results)} pictures; {len(errors)} could not be read"
-        + (f"; {folder}" if folder else "")
-    )
-    for path, reason in errors:
-        say(f"failed: {path}: {reason}")
+    found, place = sum(len(d) for _, _, d in results), f"; {folder}" if folder else ""
+    say(f"{found} objects in {len(results)} pictures; {len(errors)} could not be read{place}")
     write_json(json_file, {"pictures": len(results), "objects": found, "errors": [[str(p), r] for p, r in errors]})
-    if errors:
-        raise typer.Exit(1)
+    list_failures(errors)
+
+
+def _detect_folder(out: Path | None, draw: bool, save_as: str | None) -> Path | None:
+    if out is None and (draw or save_as):
+        raise RecipeError("--draw and --save-as write files and need --out DIR.")
+    if save_as is not None and save_as not in _SAVE_AS:
+        raise RecipeError(f"--save-as {save_as!r}: {choices(save_as, _SAVE_AS)}.")
+    return own_folder(out, _DETECT_FILES) if out is not None else None
 
 
 def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
@@ -108,33 +127,31 @@ def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
             raise DataError(f"{path}: no such file or folder.")
 
 
-def _detect_one(
-    cascade: Cascade,
-    path: Path,
-    drawn_in: Path | None,
-    options: tuple[float | None, float | None],
-    results: list[tuple[Path, tuple[int, int], Detections]],
-    errors: list[tuple[Path, str]],
-) -> None:
+def _detect_all(
+    cascade: Cascade, files: Sequence[Path], drawn_in: Path | None, options: Mapping[str, Any]
+) -> tuple[list[_Result], list[tuple[Path, str]]]:
+    """Return (file, its size, what was found) of each picture, and (file, reason) of each that cannot be read."""
     from cascade_det.core.imaging import read_image, write_image
     from cascade_det.visual.drawing import draw as draw_detections
 
-    try:
-        image = read_image(path)
-    except DataError as error:
-        errors.append((path, str(error)))
-        return
-    try:
-        found = cascade(image, min_object_px=options[0], score=options[1])
-    except ValueError as error:
-        raise RecipeError(str(error)) from error
-    results.append((path, (image.shape[0], image.shape[1]), found))
-    if drawn_in is not None:
-        name = f"{len(results):05d}_{path.stem}.jpg"
-        write_image(drawn_in / "drawn" / name, draw_detections(image, found))
+    results: list[_Result] = []
+    errors: list[tuple[Path, str]] = []
+    with progress_bar("detect", len(files)) as tick:
+        for path in files:
+            tick(1)
+            try:
+                image = read_image(path)
+            except DataError as error:
+                errors.append((path, str(error)))
+                continue
+            found = cascade.run([image], **options)[0]
+            results.append((path, (image.shape[0], image.shape[1]), found))
+            if drawn_in is not None:
+                write_image(drawn_in / f"{len(results):05d}_{path.stem}.jpg", draw_detections(image, found))
+    return results, errors
 
 
-def _print_tables(results: Sequence[tuple[Path, tuple[int, int], Detections]]) -> None:
+def _print_tables(results: Sequence[_Result]) -> None:
     for path, image_hw, found in results:
         print(f"{path} ({image_hw[1]} x {image_hw[0]} px): {len(found)} found")
         if len(found):
@@ -145,7 +162,7 @@ def _print_tables(results: Sequence[tuple[Path, tuple[int, int], Detections]]) -
 
 def _write_results(
     folder: Path,
-    results: Sequence[tuple[Path, tuple[int, int], Detections]],
+    results: Sequence[_Result],
     errors: Sequence[tuple[Path, str]],
     save_as: str | None,
     point_names: Sequence[str],
@@ -163,9 +180,7 @@ def _write_results(
         _write_csv(folder / "detections.csv", results, point_names)
 
 
-def _write_csv(
-    path: Path, results: Sequence[tuple[Path, tuple[int, int], Detections]], point_names: Sequence[str]
-) -> None:
+def _write_csv(path: Path, results: Sequence[_Result], point_names: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
         places = [f"{name}_{axis}" for name in point_names for axis in "xy"]
@@ -200,54 +215,59 @@ def evaluate(
 
     Examples:
 
-    `cascade-det evaluate mtcnn_face --format coco --images $FACES --annotations $FACES/annotations/val.json --out scored`
+    `cascade-det evaluate mtcnn_face --format coco --images faces --annotations faces/val.json --out scored`
 
     `cascade-det evaluate runs/mine --images pictures --annotations truth.json --group-by size --min-object 15`
     """
-    from cascade_det.core.registry import EVALUATORS, SOURCES
-    from cascade_det.evaluation.run import EVALUATION_SCORE, evaluate_source, evaluate_sources, summary_line
+    from cascade_det.evaluation.run import EVALUATION_SCORE, funnel_lines, group_lines, summary_line
+
+    folder = own_folder(out, _EVALUATION_FILES) if out is not None else None
+    cascade = load(model, preset, device, threads, allow_plugins)
+    source = _truth(cascade, data_format, images, annotations)
+    evaluators = _evaluators(metrics, group_by)
+    options = checked_options(cascade, upto, min_object, score)
+    if score is None:
+        say(f"detections are kept down to a score of {EVALUATION_SCORE} so that AP is not cut short")
+    figures, errors = _score(cascade, source, evaluators, folder, options)
+    print("\n".join([summary_line(annotations.stem, figures), *group_lines(figures), *funnel_lines(figures["funnel"])]))
+    write_json(json_file, figures)
+    list_failures(errors)
+
+
+def _truth(cascade: Cascade, data_format: str, images: Path, annotations: Path) -> Source:
+    from cascade_det.core.registry import SOURCES
 
     if data_format not in ("coco",):
         raise RecipeError(f"--format {data_format!r}: {choices(data_format, ['coco'])}.")
-    folder = own_folder(out, {*_EVALUATION_FILES}) if out is not None else None
-    cascade = load(model, preset, device, threads, allow_plugins)
-    fields = group_by.split(",") if group_by else []
-    evaluators = {
-        name: EVALUATORS.build(name, {"group_by": fields} if name == "coco" else {}, "--metrics")
-        for name in metrics.split(",")
-    }
+    if not images.is_dir():
+        raise DataError(f"--images {images}: no such folder; name the one that the annotations' file names start from.")
     params = {"images": str(images.resolve()), "annotations": str(annotations.resolve())}
     given = {"num_points": len(cascade.recipe.object.points), "object_category": cascade.recipe.object.category}
-    source = SOURCES.build(data_format, params, "--annotations", base_dir=".", **given)
-    if score is None:
-        say(f"detections are kept down to a score of {EVALUATION_SCORE} so that AP is not cut short")
-    options = {"upto": _known_stage(cascade, upto), "min_object_px": min_object, "score": score}
+    source: Source = SOURCES.build(data_format, params, "--annotations", base_dir=".", **given)
+    return source
+
+
+def _evaluators(metrics: str, group_by: str | None) -> dict[str, Evaluator]:
+    from cascade_det.core.registry import EVALUATORS
+
+    params = {"coco": {"group_by": group_by.split(",") if group_by else []}}
+    names = metrics.split(",")
+    for name in names:
+        EVALUATORS.get(name, "--metrics ")
+    return {name: EVALUATORS.build(name, params.get(name, {}), "--metrics") for name in names}
+
+
+def _score(
+    cascade: Cascade,
+    source: Source,
+    evaluators: Mapping[str, Evaluator],
+    folder: Path | None,
+    options: Mapping[str, Any],
+) -> tuple[dict[str, Any], list[tuple[str, str]]]:
+    from cascade_det.evaluation.run import evaluate_source, evaluate_sources
+
     with progress_bar("evaluate", len(source.pictures)) as tick:
         if folder is not None:
-            figures, errors = evaluate_sources(cascade, {"data": source}, evaluators, folder, progress=tick, **options)
-        else:
-            done = evaluate_source(cascade, source, evaluators, progress=tick, **options)  # type: ignore[arg-type]
-            figures, errors = done.metrics, done.errors
-    print(summary_line(annotations.stem, figures))
-    for value, group in figures.get("groups", {}).items():
-        print(summary_line(f"  {value}", group))
-    for row in figures["funnel"]:
-        recall = "-" if row["recall"] is None else f"{row['recall']:.3f}"
-        print(
-            f"  {row['stage']}: {row['candidates_out']:.1f} candidates a picture, recall {recall}, {row['ms_per_image'] or 0:.1f} ms"
-        )
-    write_json(json_file, figures)
-    for name, reason in errors:
-        say(f"failed: {name}: {reason}")
-    if errors:
-        raise typer.Exit(1)
-
-
-_EVALUATION_FILES = ("detections.json", "truth.json", "images.json", "metrics.json", "pictures.png", "funnel.png")
-
-
-def _known_stage(cascade: Cascade, upto: str | None) -> str | None:
-    names = [stage.name for stage in cascade.stages]
-    if upto is not None and upto not in names:
-        raise RecipeError(f"--upto {upto!r}: {choices(upto, names)}.")
-    return upto
+            return evaluate_sources(cascade, {"data": source}, evaluators, folder, progress=tick, **options)
+        done = evaluate_source(cascade, source, evaluators, progress=tick, **options)
+        return done.metrics, done.errors

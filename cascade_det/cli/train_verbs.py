@@ -43,15 +43,15 @@ def train(
     `cascade-det train my.yaml stages.onet.net.params.alpha=0.5 --from onet`
     """
     from cascade_det.core.recipe import load_recipe
-    from cascade_det.training.pipeline import Run, run_summary
+    from cascade_det.training.pipeline import Run
+    from cascade_det.training.run_report import run_summary
 
     if step is not None and step not in ("mine", "fit", "calibrate"):
         raise RunError(f"--step {step!r}: choices: mine, fit, calibrate.")
     run = Run(load_recipe(recipe, *(overrides or []), preset=preset), bar=progress_bar, say=say)
     metrics = run.train(stage, step, start)
     if stage is None and step is None:
-        for line in run_summary(run, metrics):
-            print(line)
+        print("\n".join(run_summary(run.folder, metrics, run.seconds())))
     write_json(json_file, metrics)
 
 

@@ -44,11 +44,19 @@ class PictureView:
         if self._transform is None:
             return image, truth
         self._transform.set_random_seed(int(rng.integers(2**31)))
+        if not self._transform.processors:  # only the pixels change
+            return np.asarray(self._transform(image=image)["image"]), truth
+        return self._move(self._transform, image, truth)
+
+    def _move(
+        self, transform: Any, image: NDArray[np.uint8], truth: Annotations
+    ) -> tuple[NDArray[np.uint8], Annotations]:
+        """Return the picture transformed, and its truth moved along as key points."""
         shift = 0.0 if self._kind in _SCALING else 0.5
         corners = truth.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
         axes = np.array([[0, 0], [8, 0], [0, 8]], np.float32)  # tell a mirror from a turn by their handedness
         marks = np.concatenate([axes, corners, truth.points.reshape(-1, 2)]) - shift
-        result = self._transform(image=image, keypoints=marks)
+        result = transform(image=image, keypoints=marks)
         moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + shift
         boxes = moved[3 : 3 + len(corners)].reshape(-1, 4, 2)
         points = moved[3 + len(corners) :].reshape(truth.points.shape)
@@ -77,6 +85,8 @@ def _compose(part: Part, key: str) -> Any:
         transform = getattr(albumentations, part.kind)(**{"p": 1.0, **part.params})
     except (TypeError, ValueError) as error:
         raise RecipeError(f"{key}.params={part.params!r}: {' '.join(str(error).split())}") from error
+    if isinstance(transform, albumentations.ImageOnlyTransform):
+        return albumentations.Compose([transform])
     points = albumentations.KeypointParams(format="xy", remove_invisible=False)
     return albumentations.Compose([transform], keypoint_params=points)
 

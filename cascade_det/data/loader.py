@@ -43,18 +43,19 @@ class BatchPlan:
     ) -> None:
         self._seed = list(seed)
         if mix == "natural":
-            pools, shares = {"natural": np.arange(len(role))}, {"natural": 1.0}
+            wanted: Mapping[str, float] = {"natural": 1.0}
+            pools = {"natural": np.arange(len(role))}
         else:
             wanted = DEFAULT_MIX if mix is None or isinstance(mix, str) else mix
             pools = {name: np.flatnonzero(role == SampleRole[name]) for name, share in wanted.items() if share > 0}
-            shares = {name: float(wanted[name]) for name, rows in pools.items() if len(rows)}
+        shares = {name: float(wanted[name]) for name, rows in pools.items() if len(rows)}
         self.counts = _apportion(shares, batch_size)
         self._pools = {name: pools[name] for name in self.counts}
         self._orders: dict[tuple[str, int], NDArray[np.intp]] = {}
 
     def rows(self, batch: int) -> NDArray[np.intp]:
-        """Return the rows of batch number `batch`, ``(batch_size,)``, in mixed order."""
-        parts = [self._take(name, batch * count, count) for name, count in self.counts.items()]
+        """Return the rows of batch number `batch`, ``(batch_size,)``, in mixed order; none of an empty pool."""
+        parts = [np.zeros(0, np.intp)] + [self._take(name, batch * count, count) for name, count in self.counts.items()]
         return self._rng("mix", batch).permutation(np.concatenate(parts))
 
     def _take(self, name: str, start: int, count: int) -> NDArray[np.intp]:
@@ -75,11 +76,13 @@ class BatchPlan:
 
 
 def _apportion(shares: Mapping[str, float], total: int) -> dict[str, int]:
-    """Split `total` by proportions into whole numbers that add up, at least 1 each."""
+    """Split `total` by proportions into whole numbers that add up, at least 1 each (even where `total` is less)."""
     if not shares:
         return {}
     exact = {name: total * share / sum(shares.values()) for name, share in shares.items()}
     counts = {name: max(1, int(value)) for name, value in exact.items()}
+    while sum(counts.values()) > max(total, len(counts)):  # the least shares were raised to 1: the largest pays
+        counts[max(counts, key=lambda name: counts[name])] -= 1
     by_rest = sorted(exact, key=lambda name: counts[name] - exact[name])
     for name in (by_rest * (total + 1))[: max(0, total - sum(counts.values()))]:
         counts[name] += 1

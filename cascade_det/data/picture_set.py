@@ -99,6 +99,6 @@ def refuse_overlap(train: PictureSet, val: PictureSet) -> None:
     if shared:
         first = f"{train.picture(shared[0][0]).name} and {val.picture(shared[0][1]).name}"
         raise DataError(
-            f"data.train and data.val share {len(shared)} picture(s) of equal content, such as {first}. A model must not "
-            "be scored on what it was trained on: remove them from one of the two."
+            f"data.train and data.val share {len(shared)} picture(s) of equal content, such as {first}. A model must "
+            "not be scored on what it was trained on: remove them from one of the two."
         )

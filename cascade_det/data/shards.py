@@ -64,7 +64,7 @@ def write_shard(folder: Path, parts: Sequence[Crops], empty: Crops, facts: Mappi
     counts = {role.name: int((columns["role"] == role).sum()) for role in SampleRole}
     with atomic_dir(folder) as beside:
         np.save(beside / "crops.npy", pixels)
-        np.savez(beside / "truth.npz", **columns)
+        np.savez(beside / "truth.npz", **columns)  # type: ignore[arg-type]
         manifest = {"rows": len(pixels), "roles": counts, "digest": digest.hexdigest(), **facts}
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
 
@@ -146,9 +146,8 @@ class Pool:
 
     def truth(self, rows: NDArray[np.integer[Any]]) -> CropTruth:
         """Return the truth of the given rows."""
-        return CropTruth(
-            *(self._columns[name][rows] for name in _TRUTH), {name: v[rows] for name, v in self._extras.items()}
-        )
+        columns = {name: self._columns[name][rows] for name in _TRUTH}
+        return CropTruth(**columns, extras={name: column[rows] for name, column in self._extras.items()})
 
     def plan(self, rows: NDArray[np.integer[Any]]) -> CropPlan:
         """Return the windows of the given rows; the row of truth is not kept and reads -1."""

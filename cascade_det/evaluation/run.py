@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from cascade_det.errors import DataError
 from cascade_det.evaluation.base import Evaluator, ScoredSet
 from cascade_det.evaluation.files import write_evaluation
 from cascade_det.evaluation.funnel import Funnel
+from cascade_det.stages.base import StageSettings
 from cascade_det.visual.contact_sheet import contact_sheet
 from cascade_det.visual.drawing import draw
 from cascade_det.visual.plots import plot_funnel
@@ -50,32 +50,52 @@ def evaluate_source(
     """Detect in every picture of a source and score the detections.
 
     Args:
-        cascade: the detector.
-        source: annotated pictures.
+        cascade, source: the detector and the annotated pictures.
         evaluators: figures by name; those of the first stand at the top level, others under their name.
         upto: score what this stage lets through instead of the last.
         min_object_px: instead of the recipe's.
         score: threshold of the last stage that runs; 0.05 by default, so that AP is not cut short.
         progress: called with the number of pictures done.
 
+    Raises:
+        ValueError: there is no stage `upto`, or a value is out of range.
+
     Returns:
-        The figures as `metrics.json` holds them, with the funnel and the settings in force. The funnel runs at the
-        same thresholds as the detections.
+        The figures as `metrics.json` holds them, with the settings in force and the funnel at the same thresholds.
     """
-    threshold = EVALUATION_SCORE if score is None else score
-    names = [stage.name for stage in cascade.stages]
-    names = names if upto is None else names[: names.index(upto) + 1]
-    settings = cascade.settings(min_object_px=min_object_px)[: len(names)]
-    settings[-1] = dataclasses.replace(settings[-1], score=threshold)
-    funnel = Funnel(names)
-    pictures, truths, detections, errors = (
-        list[Picture](),
-        list[Annotations](),
-        list[Detections](),
-        list[tuple[str, str]](),
-    )
-    for start in range(0, len(source.pictures), _BATCH):
-        numbers = range(start, min(start + _BATCH, len(source.pictures)))
+    settings = cascade.settings(upto, min_object_px=min_object_px, score=EVALUATION_SCORE if score is None else score)
+    funnel = Funnel([stage.name for stage in cascade.stages[: len(settings)]])
+    scored, errors = _detect(cascade, source, settings, funnel, progress)
+    metrics = _figures(scored, evaluators)
+    metrics["funnel"] = funnel.result([values.score for values in settings])
+    metrics["settings"] = {
+        "max_dets": 300,
+        "score": settings[-1].score,
+        "min_object_px": settings[0].min_object_px,
+        "upto": cascade.stages[len(settings) - 1].name,
+        "images": len(scored.pictures),
+        "unreadable": len(errors),
+    }
+    return Evaluation(scored, metrics, errors)
+
+
+def _figures(scored: ScoredSet, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
+    metrics: dict[str, Any] = {}
+    for position, (name, evaluator) in enumerate(evaluators.items()):
+        figures = evaluator.evaluate(scored)
+        metrics |= figures if position == 0 else {name: figures}
+    return metrics
+
+
+def _detect(
+    cascade: Cascade, source: Source, settings: Sequence[StageSettings], funnel: Funnel, progress: Progress
+) -> tuple[ScoredSet, list[tuple[str, str]]]:
+    """Run every picture, counting in the funnel; return what is scored, and (file, reason) of unreadable pictures."""
+    rows: list[tuple[Picture, Annotations, Detections]] = []
+    errors: list[tuple[str, str]] = []
+    recipe, total = cascade.recipe, len(source.pictures)
+    for start in range(0, total, _BATCH):
+        numbers = range(start, min(start + _BATCH, total))
         readable, images = [], []
         for number in numbers:
             try:
@@ -84,32 +104,16 @@ def evaluate_source(
             except DataError as error:
                 errors.append((source.pictures[number].name, str(error)))
         outputs = []
-        for index, (_, found, seconds) in enumerate(cascade.run_stages(images, settings) if images else ()):
-            outputs.append(found)
+        for index, (_, kept, seconds) in enumerate(cascade.run_stages(images, settings) if images else ()):
+            outputs.append(kept)
             funnel.add_time(index, seconds)
         for row, number in enumerate(readable):
             truth = source.annotations(number)
-            funnel.add(truth, [found[row] for found in outputs])
-            pictures.append(source.pictures[number])
-            truths.append(truth)
-            detections.append(cascade.finish(outputs[-1][row], images[row].image_hw))
+            funnel.add(truth, [kept[row] for kept in outputs])
+            rows.append((source.pictures[number], truth, cascade.finish(outputs[-1][row], images[row].image_hw)))
         progress(len(numbers))
-    recipe = cascade.recipe
-    scored = ScoredSet(pictures, truths, detections, list(recipe.object.points), recipe.object.category)
-    metrics: dict[str, Any] = {}
-    for position, (name, evaluator) in enumerate(evaluators.items()):
-        figures = evaluator.evaluate(scored)
-        metrics |= figures if position == 0 else {name: figures}
-    metrics["funnel"] = funnel.result([float(values.score) for values in settings])
-    metrics["settings"] = {
-        "max_dets": 300,
-        "score": threshold,
-        "min_object_px": settings[0].min_object_px,
-        "upto": names[-1],
-        "images": len(pictures),
-        "unreadable": len(errors),
-    }
-    return Evaluation(scored, metrics, errors)
+    pictures, truths, found = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
+    return ScoredSet(pictures, truths, found, list(recipe.object.points), recipe.object.category), errors
 
 
 def evaluate_sources(
@@ -147,7 +151,7 @@ def _write_pictures(folder: Path, source: Source, done: Evaluation) -> None:
 
     plot_funnel(done.metrics["funnel"], folder / "funnel.png")
     total = len(done.scored.pictures)
-    chosen = np.unique(np.linspace(0, total - 1, min(_SHEET_PICTURES, total)).astype(int)) if total else []
+    chosen = np.unique(np.linspace(0, max(total - 1, 0), min(_SHEET_PICTURES, total)).astype(int)).tolist()
     index_of = {picture.image_id: index for index, picture in enumerate(source.pictures)}
     tiles, titles = [], []
     for row in chosen:
@@ -173,8 +177,22 @@ def summary_line(name: str, metrics: Mapping[str, Any]) -> str:
     return f"{name}: " + ", ".join(parts)
 
 
-def _figure(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
+def group_lines(metrics: Mapping[str, Any]) -> list[str]:
+    """Return one line a group."""
+    return [summary_line(f"  {value}", group) for value, group in metrics.get("groups", {}).items()]
+
+
+def funnel_lines(funnel: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return one line a stage."""
+    return [
+        f"  {row['stage']}: {_figure(row['candidates_out'], 1)} candidates a picture, recall {_figure(row['recall'])} "
+        f"at IoU 0.5, threshold {row['score']:.3f}, {_figure(row['ms_per_image'], 1)} ms"
+        for row in funnel
+    ]
+
+
+def _figure(value: float | None, decimals: int = 3) -> str:
+    return "-" if value is None else f"{value:.{decimals}f}"
 
 
 def scored_pictures(sources: Sequence[Source]) -> int:

@@ -86,6 +86,12 @@ class Proposer:
                     found[index].append((position, proposals, windows))
         return [self._merge(sorted(levels, key=lambda entry: entry[0]), settings) for levels in found]
 
+    def _nothing(self, settings: StageSettings) -> Detections:
+        """Return N = 0 proposals with every column that this stage fills."""
+        crops, windows = np.zeros((0, *self.window_hw, 3), np.uint8), np.zeros((0, 4), np.float32)
+        raw = self.runner.raw_of_crops(crops, settings.mean, settings.scale, settings.chunk)
+        return self.runner.decode(raw, windows, np.zeros(0, np.float32))
+
     def _read_map(
         self,
         raw: Mapping[str, NDArray[np.float32]],
@@ -111,7 +117,7 @@ class Proposer:
 
     def _merge(self, levels: Sequence[tuple[int, Detections, NDArray[Any]]], settings: StageSettings) -> Detections:
         if not levels:
-            return Detections.empty(self.num_points)
+            return self._nothing(settings)
         merged = Detections.concat([proposals for _, proposals, _ in levels])
         windows = np.concatenate([level_windows for _, _, level_windows in levels])
         on = windows if self._nms_on == "windows" else merged.boxes

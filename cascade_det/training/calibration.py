@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,40 +56,19 @@ def calibrate(
     """
     section = cascade.recipe.stages[cascade.stages[-1].name]
     is_last = cascade.stages[-1].name == list(cascade.recipe.stages)[-1]
-    records: dict[str, list[_Record]] = {"detect": [], "mine": []}
     purposes = ["detect"] if is_last and section.rounds == 1 else ["detect", "mine"]
     purposes = ["mine"] if len(cascade.stages) == 1 and not is_last else purposes  # no stage before: both runs are one
-    for start in range(0, len(numbers), _BATCH):
-        batch = [read for number in numbers[start : start + _BATCH] if (read := _read(cascade, pictures, number))]
-        for purpose in purposes if batch else ():
-            settings = cascade.settings(purpose=purpose)
-            settings[-1] = dataclasses.replace(settings[-1], score=_FLOOR)
-            outputs = [found for _, found, _ in cascade.run_stages([image for image, _ in batch], settings)]
-            for row, (_, truth) in enumerate(batch):
-                found = [stage[row] for stage in outputs]
-                records[purpose].append(_record(truth, found, cascade.recipe.pyramid.min_object_px))
-        progress(min(_BATCH, len(numbers) - start))
-    mined = records["mine"] or records["detect"]
-    detected = records["detect"] or records["mine"]
-    held = np.concatenate([r.best for r in detected]) if detected else np.zeros(0)
-    mine_held = np.concatenate([r.best for r in mined]) if mined else np.zeros(0)
-    mine = recall_threshold(mine_held, section.calibrate.mine_recall)
+    records = _records(cascade, pictures, numbers, purposes, progress)
+    detected, mined = records[purposes[0]], records[purposes[-1]]
+    mine = recall_threshold(_best(mined), section.calibrate.mine_recall)
     detect = (
         fppi_threshold([r.false_scores for r in detected], section.calibrate.max_fppi)
         if is_last
-        else recall_threshold(held, section.calibrate.detect_recall)
+        else recall_threshold(_best(detected), section.calibrate.detect_recall)
     )
-    counted = sum(r.counted for r in detected)
+    held, counted = len(_best(detected)), sum(r.counted for r in detected)
     passed = sum(int((r.scores >= detect).sum()) for r in detected)
-    return Thresholds(detect, min(mine, detect), len(held) / max(counted, 1), len(held), passed / max(len(detected), 1))
-
-
-def _read(cascade: Cascade, pictures: PictureSet, number: int) -> tuple[Resampler, Annotations] | None:
-    """Return a picture ready for the stages with its truth, or None where it cannot be read."""
-    try:
-        return cascade.resampler(pictures.read(number)), pictures.annotations(number)
-    except DataError:
-        return None
+    return Thresholds(detect, min(mine, detect), held / max(counted, 1), held, passed / max(len(detected), 1))
 
 
 @dataclass(frozen=True)
@@ -99,6 +77,45 @@ class _Record:
     false_scores: NDArray[Any]  # scores of detections without an object
     scores: NDArray[Any]
     counted: int
+
+
+def _best(records: Sequence[_Record]) -> NDArray[Any]:
+    return np.concatenate([record.best for record in records]) if records else np.zeros(0)
+
+
+def _records(
+    cascade: Cascade,
+    pictures: PictureSet,
+    numbers: Sequence[int],
+    purposes: Sequence[str],
+    progress: Callable[[int], None],
+) -> dict[str, list[_Record]]:
+    """Run the cascade with its last stage wide open, once for each purpose; unreadable pictures are left out."""
+    settings = {purpose: cascade.settings(purpose=purpose, score=_FLOOR) for purpose in purposes}
+    records: dict[str, list[_Record]] = {purpose: [] for purpose in purposes}
+    for start in range(0, len(numbers), _BATCH):
+        batch = numbers[start : start + _BATCH]
+        images, truths = _readable(cascade, pictures, batch)
+        for purpose in purposes if images else ():
+            outputs = [found for _, found, _ in cascade.run_stages(images, settings[purpose])]
+            for row, truth in enumerate(truths):
+                found_by_stage = [found[row] for found in outputs]
+                records[purpose].append(_record(truth, found_by_stage, cascade.recipe.pyramid.min_object_px))
+        progress(len(batch))
+    return records
+
+
+def _readable(
+    cascade: Cascade, pictures: PictureSet, numbers: Sequence[int]
+) -> tuple[list[Resampler], list[Annotations]]:
+    images, truths = [], []
+    for number in numbers:
+        try:
+            images.append(cascade.resampler(pictures.read(number)))
+        except DataError:
+            continue
+        truths.append(pictures.annotations(number))
+    return images, truths
 
 
 def _record(truth: Annotations, outputs: Sequence[Detections], min_object_px: float) -> _Record:
@@ -138,7 +155,7 @@ def fppi_threshold(false_scores: Sequence[NDArray[Any]], max_fppi: float) -> flo
         max_fppi: false positives per picture.
     """
     scores = np.sort(np.concatenate(false_scores))[::-1] if false_scores else np.zeros(0)
-    allowed = int(max_fppi * len(false_scores))
+    allowed = int(max_fppi * len(false_scores) + 1e-9)
     if len(scores) <= allowed:
         return _FLOOR
     return float(min(np.nextafter(scores[allowed], np.float32(1)), 0.999))

@@ -57,7 +57,8 @@ def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
         count = len(source.pictures)
         if missing and len(missing) == count:
             raise DataError(
-                f"data.{split}.{name}: none of its {count:,} picture files exists, such as {missing[0]}; check `images`."
+                f"data.{split}.{name}: none of its {count:,} picture files exists, such as {missing[0]}; "
+                "check `images`."
             )
         truth = [source.annotations(index) for index in range(count)]
         objects = sum(int((~t.ignore).sum()) for t in truth)
@@ -123,5 +124,6 @@ def _count_parameters(report: CheckReport, recipe: Recipe) -> None:
             values = stage_train(recipe, name)
             report.facts[f"parameters.{name}"] = count
             report.lines.append(
-                f"{name}: {section.net.kind}, {count:,} parameters, {values.samples:,} samples in batches of {values.batch_size}"
+                f"{name}: {section.net.kind}, {count:,} parameters, {values.samples:,} samples in batches "
+                f"of {values.batch_size}"
             )

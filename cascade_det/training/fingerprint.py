@@ -15,6 +15,7 @@ from typing import Any
 from cascade_det.core import registry
 from cascade_det.core.schema import HeadPart, Part, Recipe, SourcePart, View
 
+_ABSENT = "absent"
 _PART_LIKE = (Part, HeadPart, SourcePart, View)
 
 
@@ -67,6 +68,12 @@ def part_versions(recipe: Recipe, stage: str) -> dict[str, str]:
     return {f"{owner.kind} {kind} (code)": registry.source_digest(owner.get(kind)) for owner, kind in kinds}
 
 
+def evaluator_versions(recipe: Recipe) -> dict[str, str]:
+    """Return what keys the code of the evaluators, as `part_versions` does for a stage's parts."""
+    kinds = {part.kind for part in recipe.evaluate.values()}
+    return {f"evaluator {kind} (code)": registry.source_digest(registry.EVALUATORS.get(kind)) for kind in sorted(kinds)}
+
+
 def fingerprint(keys: Mapping[str, Any]) -> str:
     """Return a hash of keys and values."""
     return hashlib.sha256(json.dumps(keys, sort_keys=True, default=str).encode()).hexdigest()
@@ -81,10 +88,10 @@ def file_digest(path: Path) -> str:
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
     """Return ``KEY: old -> new`` for each key whose value differs."""
     plain = json.loads(json.dumps(dict(new), default=str))
-    names = sorted(name for name in {*old, *plain} if old.get(name) != plain.get(name))
-    return [f"{name}: {_short(old.get(name))} -> {_short(plain.get(name))}" for name in names]
+    names = sorted(name for name in {*old, *plain} if old.get(name, _ABSENT) != plain.get(name, _ABSENT))
+    return [f"{name}: {_short(old.get(name, _ABSENT))} -> {_short(plain.get(name, _ABSENT))}" for name in names]
 
 
 def _short(value: Any) -> str:
-    text = "absent" if value is None else str(value)
+    text = "null" if value is None else str(value)
     return text if len(text) <= 40 else f"{text[:12]}..."

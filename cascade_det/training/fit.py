@@ -85,7 +85,6 @@ def main(folder: Path) -> int:
 
 def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
     import pytorch_lightning as pl
-    from pytorch_lightning.utilities import rank_zero_only
 
     from cascade_det.data.loader import CropData
 
@@ -103,7 +102,7 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
     trainer = _trainer(recipe, stage, folder, epochs, values.ema or 0.0, per_epoch * epochs, val is not None)
     last = folder / "checkpoints" / "last.ckpt"
     trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
-    if rank_zero_only.rank == 0:
+    if trainer.is_global_zero:
         _save(network, folder, {k: float(v) for k, v in trainer.callback_metrics.items()})
 
 
@@ -212,7 +211,7 @@ def _save(network: Any, folder: Path, figures: dict[str, float]) -> None:
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
     beside = folder / ".tmp-weights.safetensors"
     save_file(arrays, beside)
-    os.replace(beside, folder / "weights.safetensors")
+    beside.replace(folder / "weights.safetensors")
     write_json_atomic(folder / "figures.json", {k: round(v, 6) for k, v in figures.items()}, indent=1)
 
 

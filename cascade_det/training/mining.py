@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cascade_det.core import registry
 from cascade_det.core.geometry import crop_truth
 from cascade_det.core.imaging import Border, Resample, Resampler
-from cascade_det.core.recipe import build_samplers, window_of
+from cascade_det.core.recipe import build_heads, build_samplers, window_of
 from cascade_det.core.schema import Recipe
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
 from cascade_det.data.augment import PictureView
@@ -51,7 +51,6 @@ class MiningJob:
         round_number: 1 for the stage's first pool; from 2 on its own mistakes are mined.
         numbers: pictures of the split, in order.
         model: file of the cascade before this stage (from round 2 on, with it); None for a first stage.
-        score_by_head: per source the names of the heads it teaches, or None for all.
     """
 
     recipe: Recipe
@@ -95,7 +94,7 @@ class Miner:
         self.cascade = self._load_cascade() if job.model is not None else None
         self.stage_number = list(recipe.stages).index(job.stage)
         parts = recipe.data.train if job.split == "train" else {}
-        scores = {name for name, head in recipe.stages[job.stage].heads.items() if head.kind == "classification"}
+        scores = {name for name, head in build_heads(recipe, job.stage).items() if head.field == "scores"}
         self.no_negatives = [
             parts[name].teaches is not None and not scores & set(parts[name].teaches or ()) for name in parts
         ] or [False] * len(self.pictures.names)

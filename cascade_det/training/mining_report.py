@@ -74,6 +74,6 @@ def refuse_poor(stage: str, report: Mapping[str, Any], recipe: Recipe) -> None:
             other = "positive" if name == "negative" else "part"
             raise MiningError(
                 f"stage {stage!r}: {rows[name]} {name} rows were mined, below mine.min_{name}s={floor} "
-                f"({rows[other]} {other} rows). Look at mined.png; add pictures, raise the sampler's tries or caps, lower "
-                f"the stage before's mining threshold (calibrate.mine_recall closer to 1), or lower the floor."
+                f"({rows[other]} {other} rows). Look at mined.png; add pictures, raise the sampler's tries or caps, "
+                f"lower the stage before's mining threshold (calibrate.mine_recall closer to 1), or lower the floor."
             )

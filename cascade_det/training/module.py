@@ -157,5 +157,5 @@ def _pairwise_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _point_errors(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """Sum the distances of known points in units of the window's side: a stage's own measure, no NME yet."""
-    distance = (raw - target).unflatten(1, (-1, 2)).norm(dim=2)
+    distance = (raw - target).reshape(len(raw), -1, 2).norm(dim=2)
     return {"point_error": (distance * mask).sum(), "points": mask.sum()}

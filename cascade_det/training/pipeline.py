@@ -10,7 +10,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -30,9 +30,17 @@ from cascade_det.evaluation.run import evaluate_sources, scored_pictures, summar
 from cascade_det.training import mining_report
 from cascade_det.training.backfill import backfill
 from cascade_det.training.calibration import calibrate
-from cascade_det.training.fingerprint import changed_keys, file_digest, fingerprint, keys_of_step, part_versions
+from cascade_det.training.fingerprint import (
+    changed_keys,
+    evaluator_versions,
+    file_digest,
+    fingerprint,
+    keys_of_step,
+    part_versions,
+)
 from cascade_det.training.fit import run_fit
 from cascade_det.training.mining import MiningJob, mine
+from cascade_det.training.run_report import write_curves
 
 ProgressBar = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
 
@@ -134,21 +142,19 @@ class Run:
             keys = keys_of_step(self.recipe, step.kind, step.stage or None)
             if step.kind == "mine":
                 keys |= self.train_pictures.digests("train") | part_versions(self.recipe, step.stage)
-            if step.kind == "fit" and self.recipe.init:
+            elif step.kind == "fit" and self.recipe.init:
                 keys["init (file)"] = file_digest(self._init_file())
-            if step.kind == "evaluate":
-                keys |= self.val_pictures.digests("val")
+            elif step.kind == "calibrate" and not self.recipe.stages[step.stage].heads:
+                keys |= part_versions(self.recipe, step.stage)  # an untrainable stage has no step `mine` to hold them
+            elif step.kind == "evaluate":
+                keys |= self.val_pictures.digests("val") | evaluator_versions(self.recipe)
             position = self.steps.index(step)
             if position:
                 before = self.steps[position - 1]
-                keys["(the step before)"] = (
-                    f"{before}: {fingerprint(self.keys(before))[:16]} {self._output(before)[:16]}"
-                )
+                output = str((self._done(before) or {}).get("output", "missing"))
+                keys["(the step before)"] = f"{before}: {fingerprint(self.keys(before))[:16]} {output[:16]}"
             self._keys[step] = keys
         return self._keys[step]
-
-    def _output(self, step: Step) -> str:
-        return str((self._done(step) or {}).get("output", "missing"))
 
     def _done(self, step: Step) -> dict[str, Any] | None:
         try:
@@ -183,7 +189,8 @@ class Run:
         if start is not None:
             first = next(i for i, s in enumerate(self.steps) if s.stage == start)
             for redo in self.steps[first:]:
-                (self.path(redo) / "done.json").unlink(missing_ok=True)
+                for marker in ("done.json", "started.txt"):  # without the second its unfinished work is cleared too
+                    (self.path(redo) / marker).unlink(missing_ok=True)
         for number, current in enumerate(chosen, start=1):
             self._do(current, f"[{number}/{len(chosen)}]")
         return self.metrics()
@@ -192,6 +199,10 @@ class Run:
         """Return the figures of the last evaluation, or nothing where there is none."""
         path = self.folder / "metrics.json"
         return json.loads(path.read_text()) if path.is_file() else {}
+
+    def seconds(self) -> dict[str, float]:
+        """Return what each step took, 0 for one that is not done."""
+        return {str(step): float((self._done(step) or {}).get("seconds", 0)) for step in self.steps}
 
     def _prepare(self) -> None:
         if not self.recipe.data.train or not self.recipe.data.val:
@@ -204,8 +215,8 @@ class Run:
         recipe_file = self.folder / "recipe.yaml"
         if recipe_file.is_file() and f"\nname: {self.recipe.name}\n" not in f"\n{recipe_file.read_text()}":
             raise RunError(
-                f"run_dir={self.folder}: holds the run of another recipe (see its recipe.yaml). Choose another run_dir=, "
-                "or delete the folder."
+                f"run_dir={self.folder}: holds the run of another recipe (see its recipe.yaml). Choose another "
+                "run_dir=, or delete the folder."
             )
         recipe_file.write_text(recipe_to_yaml(self.recipe))
 
@@ -240,10 +251,9 @@ class Run:
     def _check_before(self, step: Step) -> None:
         position = self.steps.index(step)
         for before in self.steps[:position]:
-            if self.state(before).state != "done":
-                raise RunError(
-                    f"{step} needs {before}, which is {self.state(before).state}; run `train` without --stage or --step."
-                )
+            state = self.state(before).state
+            if state != "done":
+                raise RunError(f"{step} needs {before}, which is {state}; run `train` without --stage or --step.")
 
     def _clear_stale(self, folder: Path, print_of_step: str) -> None:
         """Empty a folder that holds the unfinished work of another fingerprint; keep that of this one."""
@@ -324,7 +334,7 @@ class Run:
         val = sorted(val_folder.iterdir()) if val_folder.is_dir() else []
         start = self._initial_weights(step, folder)
         figures = run_fit(self.recipe, step.stage, folder, shards, val, start)
-        _plot_curves(folder, step.stage)
+        write_curves(folder, step.stage)
         return file_digest(folder / "weights.safetensors"), figures
 
     def _init_file(self) -> Path:
@@ -375,38 +385,3 @@ class Run:
         for name, figures in metrics["sources"].items():
             self._say(summary_line(name, figures))
         return fingerprint({"metrics": metrics.get("AP")}), {"unreadable": len(errors)}
-
-
-def _plot_curves(folder: Path, stage: str) -> None:
-    """Draw ``curves.png`` from the CSV log of a fit, where there is one."""
-    import csv
-
-    from cascade_det.visual.plots import plot_training_curves
-
-    log = folder / "log" / "metrics.csv"
-    if not log.is_file():
-        return
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    with log.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name and value and name not in ("epoch", "step"):
-                    xs, ys = curves.setdefault(name, ([], []))
-                    xs.append(float(row["step"]))
-                    ys.append(float(value))
-    plot_training_curves(curves, folder / "curves.png", f"fit of {stage}", x_label="optimizer steps")
-
-
-def run_summary(run: Run, metrics: Mapping[str, Any]) -> list[str]:
-    """Return the end-of-run summary: figures of each source, the funnel, and where the files are."""
-    lines = [summary_line(name, figures) for name, figures in metrics.get("sources", {}).items()]
-    for row in metrics.get("funnel", []):
-        recall = "-" if row["recall"] is None else f"{row['recall']:.3f}"
-        lines.append(
-            f"  {row['stage']}: {row['candidates_out']:.1f} candidates a picture, recall {recall} at IoU 0.5, "
-            f"threshold {row['score']:.3f}, {row['ms_per_image'] or 0:.1f} ms"
-        )
-    spent = {str(s): (run._done(s) or {}).get("seconds", 0) for s in run.steps}
-    lines.append("seconds: " + ", ".join(f"{name} {seconds:.0f}" for name, seconds in spent.items()))
-    lines.append(f"model: {run.folder / 'model.safetensors'}; pictures: {run.folder / 'evaluation' / 'pictures.png'}")
-    return lines

@@ -1,0 +1,36 @@
+"""What a run leaves for people to read: the curves of each fit, and the summary at its end."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from cascade_det.evaluation.run import funnel_lines, summary_line
+from cascade_det.visual.plots import plot_training_curves
+
+
+def write_curves(folder: Path, stage: str) -> None:
+    """Draw ``curves.png`` from the CSV log of a fit, where there is one."""
+    log = folder / "log" / "metrics.csv"
+    if not log.is_file():
+        return
+    curves: dict[str, tuple[list[float], list[float]]] = {}
+    with log.open(newline="") as file:
+        for row in csv.DictReader(file):
+            for name, value in row.items():
+                if name and value and name not in ("epoch", "step"):
+                    xs, ys = curves.setdefault(name, ([], []))
+                    xs.append(float(row["step"]))
+                    ys.append(float(value))
+    plot_training_curves(curves, folder / "curves.png", f"fit of {stage}", x_label="optimizer steps")
+
+
+def run_summary(folder: Path, metrics: Mapping[str, Any], seconds: Mapping[str, float]) -> list[str]:
+    """Return the end-of-run summary: figures of each source, the funnel, seconds by step, and where the files are."""
+    lines = [summary_line(name, figures) for name, figures in metrics.get("sources", {}).items()]
+    lines += funnel_lines(metrics.get("funnel", []))
+    lines.append("seconds: " + ", ".join(f"{step} {spent:.0f}" for step, spent in seconds.items()))
+    lines.append(f"model: {folder / 'model.safetensors'}; pictures: {folder / 'evaluation' / 'pictures.png'}")
+    return lines
