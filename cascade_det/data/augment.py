@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.geometry import box_sides, mirror_truth
+from cascade_det.core.geometry import box_sides, coverage_matrix, mirror_truth
 from cascade_det.core.imaging import Resample, Resampler
 from cascade_det.core.schema import JitterSection, Part, View
 from cascade_det.core.types import Annotations, CropTruth
@@ -17,6 +17,7 @@ from cascade_det.errors import RecipeError, choices
 # albumentations scales key points by the plain factor, but moves them between pixel centres everywhere else (a mirror
 # takes x to W - 1 - x). Ours are edge coordinates: half a pixel goes off before and comes back after all but these.
 _SCALING = {"RandomScale", "Resize", "LongestMaxSize", "SmallestMaxSize"}
+_LEAST_INSIDE = 0.5  # share of an object below which a transform has moved it out of the picture: it is ignored then
 
 
 class PictureView:
@@ -66,7 +67,10 @@ class PictureView:
             points, known = points[:, self._flip], known[:, self._flip]
         hull = np.concatenate([boxes.min(axis=1), boxes.max(axis=1)], axis=1) if len(truth) else truth.boxes
         points = np.where(known[..., None], points, 0)
-        return np.asarray(result["image"]), truth.replace(boxes=hull, points=points, points_known=known)
+        shown = np.asarray(result["image"])
+        frame = np.array([[0, 0, shown.shape[1], shown.shape[0]]], np.float32)
+        ignore = truth.ignore | (coverage_matrix(frame, hull)[0] < _LEAST_INSIDE)
+        return shown, truth.replace(boxes=hull, ignore=ignore, points=points, points_known=known)
 
 
 def _compose(part: Part, key: str) -> Any:

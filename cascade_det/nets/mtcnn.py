@@ -47,6 +47,11 @@ class _Trunk(Net):
                 channels, height, breadth = width(value), height - kernel + 1, breadth - kernel + 1
             else:
                 blocks.insert(len(blocks) - pool_first, nn.MaxPool2d(kernel, value, ceil_mode=ceil_pooling))
+                if not ceil_pooling and ((height - kernel) % value or (breadth - kernel) % value):
+                    raise ValueError(
+                        f"window_hw={tuple(window_hw)}: a pool would cut off its last row or column, so that the dense "
+                        "net differs from the net on crops; choose an even larger window"
+                    )
                 rounding = math.ceil if ceil_pooling else math.floor
                 height = rounding((height - kernel) / value) + 1
                 breadth = rounding((breadth - kernel) / value) + 1

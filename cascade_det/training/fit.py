@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+import warnings
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -89,6 +90,7 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
     from cascade_det.data.loader import CropData
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # device tables and tips, at each fit
+    warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # Lightning 2.6's own, under torch 2.13
 
     stage = job["stage"]
     values = stage_train(recipe, stage)
@@ -185,7 +187,7 @@ def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, 
         num_sanity_val_steps=0,
         use_distributed_sampler=False,  # the batch plan gives each rank its own rows
         enable_model_summary=False,
-        log_every_n_steps=50,
+        log_every_n_steps=max(1, min(50, steps // epochs)),
         default_root_dir=str(folder),
         **recipe.train.trainer,
     )
