@@ -35,7 +35,10 @@ _PLACES = {
     "load_recipe": "cascade_det.core.recipe",
     "read_image": "cascade_det.core.imaging",
     "train": "cascade_det.api",
-    **{f"register_{kind}": "cascade_det.core.registry" for kind in ("net", "head", "sampler", "stage", "source", "evaluator")},
+    **{
+        f"register_{kind}": "cascade_det.core.registry"
+        for kind in ("net", "head", "sampler", "stage", "source", "evaluator")
+    },
 }
 __all__ = ["__version__", *_PLACES]
 

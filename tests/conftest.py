@@ -49,9 +49,9 @@ stages:
     train: {{samples: 20_000, batch_size: 96, lr: 4.0e-3}}
 data:
   train:
-    drawn: {{kind: synthetic, params: {{images: 80, seed: 1, size_hw: [96, 128], objects: [1, 3], object_px: [24, 64]}}}}
+    drawn: {{kind: synthetic, params: {{images: 80, seed: 1, size_hw: [96, 128], objects: [1,3], object_px: [24, 64]}}}}
   val:
-    drawn: {{kind: synthetic, params: {{images: 16, seed: 2, size_hw: [96, 128], objects: [1, 3], object_px: [24, 64]}}}}
+    drawn: {{kind: synthetic, params: {{images: 16, seed: 2, size_hw: [96, 128], objects: [1,3], object_px: [24, 64]}}}}
 mine: {{val_images: 8, workers: 1}}
 train: {{validations: 2, trainer: {{accelerator: cpu, devices: 1}}}}
 """

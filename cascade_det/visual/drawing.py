@@ -136,7 +136,7 @@ def _strip(canvas: Pixels, along: tuple[int, int], across: tuple[int, int], colo
 
 
 def dots(canvas: Pixels, points_xy: NDArray[Any], known: NDArray[np.bool_], dot_px: int) -> None:
-    """Draw points ``(K, 2)`` where `known` ``(K,)`` as filled discs, each in its own colour; from 2 px on with a dark rim."""
+    """Draw points ``(K, 2)`` where `known` ``(K,)`` as discs in colours of their own; from 2 px on with a rim."""
     for row, centre in _centres(canvas, points_xy, known):
         if dot_px > 1:
             cv2.circle(canvas, centre, dot_px + 1, INK, -1, cv2.LINE_AA)
@@ -229,4 +229,4 @@ def _label_spots(box: NDArray[Any], label_hw: tuple[int, int], image_hw: tuple[i
     corners = np.array([(x0, y0 - height), (x0, y1), (x1 - width, y0 - height), (x0, y0)], np.float64)
     room = np.array([image_hw[1] - width, image_hw[0] - height])
     corners = np.clip(corners, 0, np.maximum(room, 0))
-    return np.concatenate([corners, corners + [width, height]], axis=1)
+    return np.concatenate([corners, [*corners, width, height]], axis=1)

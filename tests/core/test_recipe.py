@@ -83,7 +83,9 @@ def test_an_empty_recipe(tmp_path: Path) -> None:
     empty.write_text("")
     with pytest.raises(RecipeError, match="stages: a cascade needs at least one stage"):
         load_recipe(empty)
-    assert recipe_from_dict({}, tmp_path) == dataclasses.replace(Recipe(), base_dir=str(tmp_path), run_dir="runs/cascade")
+    assert recipe_from_dict({}, tmp_path) == dataclasses.replace(
+        Recipe(), base_dir=str(tmp_path), run_dir="runs/cascade"
+    )
 
 
 def test_a_recipe_is_plain_values_with_defaults(path: Path) -> None:
@@ -125,14 +127,23 @@ def test_a_recipe_is_plain_values_with_defaults(path: Path) -> None:
         ("name=${", r"key 'name'"),
         ("format=2", r"format=2; this version reads format 1"),
         ("stages.pnet.net.kind=mtcnn_pent", r"stages\.pnet\.net\.kind='mtcnn_pent'.*did you mean 'mtcnn_pnet'"),
-        ("stages.pnet.kind=propser", r"stages\.pnet\.kind='propser'.*did you mean 'proposer'\? Choices: proposer, refiner"),
+        (
+            "stages.pnet.kind=propser",
+            r"stages\.pnet\.kind='propser'.*did you mean 'proposer'\? Choices: proposer, refiner",
+        ),
         ("stages.pnet.heads.score.kind=class", r"stages\.pnet\.heads\.score\.kind='class'.*Choices: box_offset, class"),
-        ("stages.pnet.samplers.windows.kind=bands", r"stages\.pnet\.samplers\.windows\.kind='bands'.*Choices: from_casc"),
+        (
+            "stages.pnet.samplers.windows.kind=bands",
+            r"stages\.pnet\.samplers\.windows\.kind='bands'.*Choices: from_casc",
+        ),
         ("data.train.drawn.kind=cocoa", r"data\.train\.drawn\.kind='cocoa'.*did you mean 'coco'"),
         ("evaluate.coco.kind=cocoa", r"evaluate\.coco\.kind='cocoa'.*did you mean 'coco'"),
         ("stages.pnet.params.nms_no=1", r"stages\.pnet\.params\.nms_no=1.*did you mean 'nms_on'"),
         ("stages.pnet.params.heads=1", r"stages\.pnet\.params\.heads=1.*no such parameter"),
-        ("stages.pnet.net.params.alhpa=1", r"stages\.pnet\.net\.params\.alhpa=1.*did you mean 'alpha'\? Choices: activ"),
+        (
+            "stages.pnet.net.params.alhpa=1",
+            r"stages\.pnet\.net\.params\.alhpa=1.*did you mean 'alpha'\? Choices: activ",
+        ),
         ("stages.pnet.heads.score.params.a=1", r"stages\.pnet\.heads\.score\.params\.a=1"),
         ("stages.pnet.heads.points.params.role=1", r"stages\.pnet\.heads\.points\.params\.role=1.*mean 'roles'"),
         ("stages.pnet.samplers.windows.params.prat=1", r"stages\.pnet\.samplers\.windows\.params\.prat=1.*mean 'part'"),
@@ -148,7 +159,7 @@ def test_a_wrong_key_name_or_type(path: Path, override: str, message: str) -> No
 @pytest.mark.parametrize(
     "override",
     [
-        *(f"{key}={value}" for key in ("image.mean", "stages.pnet.keep.score", "train.lr") for value in (".nan", ".inf")),
+        *(f"{key}={value}" for key in ("image.mean", "stages.pnet.keep.score", "train.lr") for value in (".nan", ".inf")),  # noqa: E501
         "stages.pnet.samplers.windows.params.positive=.nan",
         "pyramid.factor=0", "pyramid.factor=1", "pyramid.min_object_px=0", "pyramid.max_object_px=-1",
         "border.value=256", "border.value=-1", "border.mode=mirror", "image.resample=cubic", "image.scale=-1",
@@ -179,7 +190,10 @@ def test_a_value_out_of_range_names_its_key(path: Path, override: str) -> None:
         (["object.flip_points=[0,1,2,3,5]"], r"object\.flip_points"),
         (["object.flip_points=[0,0,2,3,4]"], r"object\.flip_points"),
         (["object.flip_points=[1,2,0,3,4]"], r"object\.flip_points=.*pairs"),  # mirrored twice it is not the same
-        (["object.points=[]", "object.flip_points=null"], r"stages\.pnet\.heads\.points\.kind.*object\.points is empty"),
+        (
+            ["object.points=[]", "object.flip_points=null"],
+            r"stages\.pnet\.heads\.points\.kind.*object\.points is empty",
+        ),
         (["stages.pnet.heads.more={kind: classification}"], r"stages\.pnet\.heads: .*\['scores', 'points', 'scores'\]"),
         (["stages.rnet.heads.more={kind: box_offset}"], r"stages\.rnet\.heads: .*at most one a field"),
         (["stages.rnet.heads.score={kind: points}"], r"stages\.rnet\.heads: .*exactly one head that fills scores"),
@@ -235,7 +249,11 @@ def test_overrides_win_over_the_preset_and_both_over_the_file(path: Path) -> Non
 
 def test_overrides_reach_into_mappings_and_interpolations(path: Path) -> None:
     recipe = load_recipe(
-        path, "name=other", "stages.rnet.net.params.alpha=0.25", "stages.pnet.heads.box.kind=box_offset", "image.mean=1e2"
+        path,
+        "name=other",
+        "stages.rnet.net.params.alpha=0.25",
+        "stages.pnet.heads.box.kind=box_offset",
+        "image.mean=1e2",
     )
     assert recipe.run_dir == "out/other"
     assert recipe.stages["rnet"].net.params == {"alpha": 0.25}
@@ -265,7 +283,9 @@ def test_an_environment_variable_is_read(path: Path, monkeypatch: pytest.MonkeyP
     assert load_recipe(path, "name=${oc.env:CASCADE_DET_NAME}").run_dir == "out/outside"
 
 
-@pytest.mark.parametrize("overrides", [[], ["image.mean=1e-7", "train.batch_mix={negative: 3, part: 0.5}", "init='a b: c'"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["image.mean=1e-7", "train.batch_mix={negative: 3, part: 0.5}", "init='a b: c'"]]
+)
 @pytest.mark.parametrize("name", [None, *shipped_names("recipes", ".yaml")])
 def test_a_recipe_written_loads_equal(path: Path, tmp_path: Path, name: str | None, overrides: list[str]) -> None:
     recipe = load_recipe(name or path, *overrides)
@@ -296,7 +316,9 @@ def test_plug_ins_resolve_against_the_recipe_and_load_only_when_named(
         load_recipe(path, "plugins=[absent.py]")
 
 
-def test_a_stage_without_heads_needs_no_net(base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stage_without_heads_needs_no_net(
+    base: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     registry.STAGES.names()
     monkeypatch.setattr(registry.STAGES, "_parts", dict(registry.STAGES._parts))
 

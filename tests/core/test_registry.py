@@ -52,7 +52,9 @@ def plugins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def write_plugin(folder: Path, name: str, part: str = "plug_net") -> Path:
     path = folder / f"{name}.py"
-    path.write_text(f"from cascade_det import register_net\n\n@register_net({part!r})\ndef make(window_hw):\n    return 1\n")
+    path.write_text(
+        f"from cascade_det import register_net\n\n@register_net({part!r})\ndef make(window_hw):\n    return 1\n"
+    )
     return path
 
 
@@ -84,7 +86,11 @@ def test_a_taken_name_names_both_modules(things: Registry) -> None:
     [
         ("thng", {}, r"stages\.a\.kind='thng'.*did you mean 'thing'\? Choices: open_ended, thing.*`plugins:`"),
         ("zzz", {}, r"no thing of this name; Choices: open_ended, thing"),
-        ("thing", {"sise": 1}, r"stages\.a\.params\.sise=1: thing 'thing'.*did you mean 'size'\? Choices: colour, size\."),
+        (
+            "thing",
+            {"sise": 1},
+            r"stages\.a\.params\.sise=1: thing 'thing'.*did you mean 'size'\? Choices: colour, size\.",
+        ),
         ("thing", {"window_hw": 1, "size": 1}, r"stages\.a\.params\.window_hw=1.*no such parameter"),
         ("thing", {}, r"stages\.a\.params: thing 'thing' needs size; add it"),
         ("thing", {"size": -1}, r"stages\.a\.params: thing 'thing' refuses .*size=-1 must be >= 0"),

@@ -42,7 +42,9 @@ def crop_truth() -> CropTruth:
 def test_empty(empty: Detections | Annotations, num_points: int | None) -> None:
     assert len(empty) == 0
     assert empty.boxes.shape == (0, 4)
-    assert (None if empty.points is None else empty.points.shape) == (None if num_points is None else (0, num_points, 2))
+    assert (None if empty.points is None else empty.points.shape) == (
+        None if num_points is None else (0, num_points, 2)
+    )
     for index in (np.zeros(0, bool), np.zeros(0, np.intp), slice(None)):
         assert len(empty[index]) == 0
 
@@ -133,7 +135,8 @@ def test_concat_keeps_order_and_columns() -> None:
 
 
 @pytest.mark.parametrize(
-    ("change", "message"), [({"points": None}, "with and without points"), ({"extras": {}}, "cannot concatenate.*extras")]
+    ("change", "message"),
+    [({"points": None}, "with and without points"), ({"extras": {}}, "cannot concatenate.*extras")],
 )
 def test_concat_refuses_other_columns(change: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -29,14 +29,17 @@ def truth(rows: int, box: tuple[float, ...] | None = None, points: object = ()) 
 
 def test_no_tiles_still_make_a_sheet() -> None:
     sheet = contact_sheet([], columns=4, tile_hw=(32, 32), titles=[], heading="nothing")
-    assert sheet.dtype == np.uint8 and sheet.ndim == 3 and min(sheet.shape[:2]) > 20
+    assert sheet.dtype == np.uint8
+    assert sheet.ndim == 3
+    assert min(sheet.shape[:2]) > 20
     assert area(sheet, PAPER) < sheet.shape[0] * sheet.shape[1]  # something is written on it
 
 
 def test_no_roles_and_empty_roles_make_a_sheet() -> None:
     empty = window_sheet({}, heading="h")
     none = window_sheet({"part": (np.zeros((0, 12, 12, 3), np.uint8), truth(0))}, heading="h")
-    assert none.shape[0] > empty.shape[0] and none.shape[1] == empty.shape[1]
+    assert none.shape[0] > empty.shape[0]
+    assert none.shape[1] == empty.shape[1]
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7])
@@ -45,7 +48,8 @@ def test_every_tile_is_shown_at_its_size(count: int, columns: int) -> None:
     sheet = contact_sheet([plain(20, 20, RED)] * count, columns=columns, tile_hw=(40, 40))
     assert area(sheet, RED) == count * 40 * 40
     rows_of_tiles = -(-count // columns)
-    assert sheet.shape[0] > rows_of_tiles * 40 and sheet.shape[1] > min(columns, count) * 40
+    assert sheet.shape[0] > rows_of_tiles * 40
+    assert sheet.shape[1] > min(columns, count) * 40
 
 
 def test_tiles_read_from_left_to_right() -> None:
@@ -63,7 +67,8 @@ def test_titles_and_heading_take_room_and_hide_no_pixel() -> None:
     tiles = [plain(30, 30, RED)] * 3
     bare = contact_sheet(tiles, columns=3, tile_hw=(60, 60))
     titled = contact_sheet(tiles, columns=3, tile_hw=(60, 60), titles=["a", "", "x" * 99], heading="Gr\u00fc\u00dfe")
-    assert area(titled, RED) == area(bare, RED) and titled.shape[0] > bare.shape[0]
+    assert area(titled, RED) == area(bare, RED)
+    assert titled.shape[0] > bare.shape[0]
     assert titled.shape[1] == bare.shape[1]
 
 
@@ -92,7 +97,8 @@ def test_windows_are_shown_at_one_height(crop_hw: tuple[int, int]) -> None:
 def test_roles_may_have_crops_of_different_sizes() -> None:
     bands = {"a": (np.stack([plain(12, 12, RED)] * 3), truth(3)), "b": (np.stack([plain(24, 48, BLUE)]), truth(1))}
     sheet = window_sheet(bands, tile_px=48, heading="h")
-    assert area(sheet, RED) == 3 * 48 * 48 and area(sheet, BLUE) == 48 * 96
+    assert area(sheet, RED) == 3 * 48 * 48
+    assert area(sheet, BLUE) == 48 * 96
 
 
 def test_crops_are_not_changed() -> None:
@@ -105,11 +111,13 @@ def test_box_and_known_points_are_drawn() -> None:
     crops = np.stack([plain(12, 12, RED)])
     sheet = window_sheet({"a": (crops, truth(1, (0.25, 0.25, 0.75, 0.75), [(0.4, 0.4), (0.6, 0.4)]))}, heading="h")
     assert area(sheet, FOUND) == 4 * 32 - 4  # the outline of 32 x 32 px, its corners counted once
-    assert area(sheet, POINT_COLOURS[0]) > 0 and area(sheet, POINT_COLOURS[1]) > 0
+    assert area(sheet, POINT_COLOURS[0]) > 0
+    assert area(sheet, POINT_COLOURS[1]) > 0
 
 
 def test_edges_outside_the_crop_are_dashed_along_its_border() -> None:
     crops = np.stack([plain(12, 12, RED)])
     around = area(window_sheet({"a": (crops, truth(1, (-0.5, -1, 1.5, 9)))}, heading="h"), FOUND)
     exact = area(window_sheet({"a": (crops, truth(1, (0, 0, 1, 1)))}, heading="h"), FOUND)
-    assert exact == 4 * 64 - 4 and 0.4 * exact < around < 0.6 * exact
+    assert exact == 4 * 64 - 4
+    assert 0.4 * exact < around < 0.6 * exact

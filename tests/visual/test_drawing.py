@@ -31,7 +31,8 @@ def has(image: NDArray[np.uint8], colour: tuple[int, int, int]) -> NDArray[np.bo
 def test_nothing_found_gives_an_equal_copy(size: tuple[int, int]) -> None:
     image = grey(*size)
     drawn = draw(image, Detections.empty(5), truth=Annotations.empty(5))
-    assert drawn is not image and not np.shares_memory(drawn, image)
+    assert drawn is not image
+    assert not np.shares_memory(drawn, image)
     np.testing.assert_array_equal(drawn, image)
 
 
@@ -45,8 +46,10 @@ def test_size_kind_and_input_are_kept(size: tuple[int, int]) -> None:
     boxes = [(0.2 * width, 0.3 * height, 0.8 * width, 0.9 * height), (-0.5 * width, -9, 3 * width, 2 * height)]
     truth = Annotations.of(np.array(boxes), 5, np.array([True, False]))
     drawn = draw(image, found(*boxes, points=np.full((2, 5, 2), [width / 2, height / 2])), truth=truth)
-    assert drawn.shape == image.shape and drawn.dtype == np.uint8
-    assert (image == 90).all() and (drawn != 90).any()
+    assert drawn.shape == image.shape
+    assert drawn.dtype == np.uint8
+    assert (image == 90).all()
+    assert (drawn != 90).any()
 
 
 def test_box_is_drawn_inside_its_edges_only() -> None:
@@ -54,7 +57,10 @@ def test_box_is_drawn_inside_its_edges_only() -> None:
     on = has(drawn, FOUND)
     for line in (on[40, 30:70], on[79, 30:70], on[40:80, 30], on[40:80, 69]):
         assert line.all()
-    assert not on[41:79, 31:69].any() and not on[80:, :].any() and not on[:, 70:].any() and not on[:, :30].any()
+    assert not on[41:79, 31:69].any()
+    assert not on[80:, :].any()
+    assert not on[:, 70:].any()
+    assert not on[:, :30].any()
 
 
 def test_order_of_detections_does_not_matter() -> None:
@@ -89,7 +95,8 @@ def test_points_are_dots_of_their_own_colours() -> None:
     points = [[(70, 80), (130, 80), (100, 110), (80, 140), (120, 140)]]
     drawn = draw(grey(208, 208), found((50, 40, 150, 170), points=points))
     colours = [tuple(drawn[y, x]) for x, y in points[0]]
-    assert colours == [*POINT_COLOURS[:5]] and len(set(POINT_COLOURS)) == len(POINT_COLOURS)
+    assert colours == [*POINT_COLOURS[:5]]
+    assert len(set(POINT_COLOURS)) == len(POINT_COLOURS)
 
 
 def test_dots_leave_a_small_object_visible() -> None:
@@ -112,14 +119,18 @@ def test_only_known_points_of_truth_are_shown() -> None:
         np.array([[20, 20, 120, 120]]), np.zeros(1, bool), np.array([[[50, 60], [90, 60]]]), np.array([[True, False]])
     )
     drawn = draw(grey(208, 208), Detections.empty(), truth=truth)
-    assert has(drawn, TRUTH)[60, 50] and not has(drawn, TRUTH)[55:65, 85:95].any()
+    assert has(drawn, TRUTH)[60, 50]
+    assert not has(drawn, TRUTH)[55:65, 85:95].any()
 
 
 def test_strokes_grow_with_the_picture() -> None:
     pens = [Pen.for_picture((side, side // 2)) for side in (64, 208, 640, 1200, 4000)]
     for small, large in pairwise(pens):
-        assert small.line_px <= large.line_px and small.font_scale <= large.font_scale and small.dot_px <= large.dot_px
-    assert pens[0].line_px == 1 and pens[-1].line_px == 8
+        assert small.line_px <= large.line_px
+        assert small.font_scale <= large.font_scale
+        assert small.dot_px <= large.dot_px
+    assert pens[0].line_px == 1
+    assert pens[-1].line_px == 8
 
 
 @pytest.mark.parametrize("bad", [np.zeros((5, 5), np.uint8), np.zeros((5, 5, 4), np.uint8), np.zeros((5, 5, 3))])
@@ -134,7 +145,10 @@ def test_text_fits_its_measure() -> None:
         canvas = grey(height + 40, width + 40)
         write(canvas, "0.98", (20, 20), scale, (255, 255, 255))
         rows, columns = np.nonzero((canvas != 90).any(axis=2))
-        assert rows.min() >= 20 and rows.max() < 20 + height and columns.min() >= 20 and columns.max() < 20 + width
+        assert rows.min() >= 20
+        assert rows.max() < 20 + height
+        assert columns.min() >= 20
+        assert columns.max() < 20 + width
 
 
 @pytest.mark.parametrize("width", [0, 20, 60, 1000])

@@ -49,7 +49,9 @@ def test_quantities_of_training_and_validation_share_a_panel(tmp_path: Path) -> 
     for name, rows in (("one", ["train_loss", "val_loss"]), ("two", ["loss", "lr"])):
         plot_training_curves(dict.fromkeys(rows, curve), tmp_path / f"{name}.png", "t")
     one, two = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("one", "two"))
-    assert one is not None and two is not None and one.shape[1] < two.shape[1]
+    assert one is not None
+    assert two is not None
+    assert one.shape[1] < two.shape[1]
 
 
 @pytest.mark.parametrize(

@@ -57,18 +57,24 @@ def test_file_without_annotations_gives_pictures_without_objects(tmp_path: Path)
     coco = source(tmp_path, data, num_points=3)
     truth = coco.annotations(1)
     assert [p.image_id for p in coco.pictures] == [7, 3, 5]
-    assert truth.boxes.shape == (0, 4) and truth.points.shape == (0, 3, 2) and truth.points_known.shape == (0, 3)
-    assert truth.extras == {} and coco.report() == {}
+    assert truth.boxes.shape == (0, 4)
+    assert truth.points.shape == (0, 3, 2)
+    assert truth.points_known.shape == (0, 3)
+    assert truth.extras == {}
+    assert coco.report() == {}
 
 
 def test_file_without_pictures_is_empty(tmp_path: Path) -> None:
     coco = source(tmp_path, {"images": [], "annotations": [], "categories": []}, where={"source": ["web"]})
-    assert coco.pictures == [] and coco.missing_files() == [] and len(coco.digest()) == 64
+    assert coco.pictures == []
+    assert coco.missing_files() == []
+    assert len(coco.digest()) == 64
 
 
 def test_picture_without_objects_among_others(tmp_path: Path) -> None:
     truth = source(tmp_path, small_file()).annotations(1)
-    assert len(truth) == 0 and truth.extras["mask"].shape == (0,)
+    assert len(truth) == 0
+    assert truth.extras["mask"].shape == (0,)
 
 
 def test_constructing_reads_nothing(tmp_path: Path) -> None:
@@ -145,7 +151,8 @@ def test_bad_boxes_are_left_out_and_counted(tmp_path: Path, box: list[float], re
     data = small_file()
     data["annotations"][0]["bbox"] = box
     coco = source(tmp_path, data)
-    assert len(coco.annotations(2)) == 0 and len(coco.annotations(0)) == 2
+    assert len(coco.annotations(2)) == 0
+    assert len(coco.annotations(0)) == 2
     assert coco.report()[reason] == 1
 
 
@@ -172,14 +179,14 @@ def test_where_selects_pictures_with_their_objects(tmp_path: Path, params: Data,
 @pytest.mark.parametrize("key", ["where", "where_not"])
 def test_where_refuses_an_unknown_field_and_a_bare_value(tmp_path: Path, key: str) -> None:
     coco = source(tmp_path, small_file(), **{key: {"sorce": ["web"]}})
-    with pytest.raises(DataError, match=f"{key}: no picture has a field 'sorce'; did you mean 'source'.*night, scale"):
+    with pytest.raises(DataError, match=rf"{key}: no picture has a field 'sorce'; did you mean 'source'.*night, scale"):
         _ = coco.pictures
     with pytest.raises(TypeError, match=rf"{key}\.source must be a list of values, it is 'web'"):
         source(tmp_path, small_file(), **{key: {"source": "web"}})
 
 
 def test_where_that_leaves_nothing_names_the_values(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="leave none of its 3 pictures. There source is 'film', 'web'"):
+    with pytest.raises(DataError, match=r"leave none of its 3 pictures. There source is 'film', 'web'"):
         _ = source(tmp_path, small_file(), where={"source": ["wbe"]}).pictures
 
 
@@ -240,7 +247,8 @@ def test_wrong_files_are_named_with_the_entry(
     with pytest.raises(DataError) as caught:
         _ = source(tmp_path, data, **params).pictures
     assert message in str(caught.value)
-    assert str(tmp_path / "truth.json") in str(caught.value) and "\n" not in str(caught.value)
+    assert str(tmp_path / "truth.json") in str(caught.value)
+    assert "\n" not in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +275,11 @@ def test_pictures_are_read_as_rgb_and_hashed_by_content(tmp_path: Path) -> None:
     write_pictures(tmp_path)
     coco = source(tmp_path, small_file())
     image = coco.read(1)
-    assert image.shape == (30, 40, 3) and image.dtype == np.uint8 and image[0, 0].tolist() == [200, 1, 0]
-    assert len({coco.content_hash(row) for row in range(3)}) == 3 and len(coco.content_hash(0)) == 16
+    assert image.shape == (30, 40, 3)
+    assert image.dtype == np.uint8
+    assert image[0, 0].tolist() == [200, 1, 0]
+    assert len({coco.content_hash(row) for row in range(3)}) == 3
+    assert len(coco.content_hash(0)) == 16
     (tmp_path / "pictures/c.png").write_bytes((tmp_path / "pictures/a.png").read_bytes())
     assert coco.content_hash(2) == coco.content_hash(0)
 
