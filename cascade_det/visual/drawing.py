@@ -229,4 +229,4 @@ def _label_spots(box: NDArray[Any], label_hw: tuple[int, int], image_hw: tuple[i
     corners = np.array([(x0, y0 - height), (x0, y1), (x1 - width, y0 - height), (x0, y0)], np.float64)
     room = np.array([image_hw[1] - width, image_hw[0] - height])
     corners = np.clip(corners, 0, np.maximum(room, 0))
-    return np.concatenate([corners, [*corners, width, height]], axis=1)
+    return np.concatenate([corners, corners + np.array([width, height])], axis=1)
