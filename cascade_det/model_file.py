@@ -39,7 +39,7 @@ def save_model(path: Path, contents: ModelContents) -> None:
     """Write a model file beside `path` and rename it; equal contents give equal bytes."""
     from safetensors.numpy import save
 
-    flat = {f"{s}/{n}": np.ascontiguousarray(a) for s, arrays in contents.arrays.items() for n, a in arrays.items()}
+    flat = {f"{s}/{n}": np.asarray(a, order="C") for s, arrays in contents.arrays.items() for n, a in arrays.items()}
     header = {
         "format": FORMAT,
         "recipe": contents.recipe,
@@ -101,7 +101,7 @@ def _contents(path: Path, text: str, flat: Mapping[str, NDArray[Any]]) -> ModelC
 def _digest(flat: Mapping[str, NDArray[Any]], header: Mapping[str, Any] | None = None) -> str:
     digest = hashlib.sha256(b"" if header is None else json.dumps(header).encode())
     for name in sorted(flat):
-        array = np.ascontiguousarray(flat[name])
+        array = np.asarray(flat[name], order="C")
         digest.update(f"{name}:{array.dtype}:{array.shape};".encode())
         digest.update(array.tobytes())
     return digest.hexdigest()

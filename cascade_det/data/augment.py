@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import inspect
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -14,8 +16,9 @@ from cascade_det.core.schema import JitterSection, Part, View
 from cascade_det.core.types import Annotations, CropTruth
 from cascade_det.errors import RecipeError, choices
 
-# albumentations scales key points by the plain factor, but moves them between pixel centres everywhere else (a mirror
-# takes x to W - 1 - x). Ours are edge coordinates: half a pixel goes off before and comes back after all but these.
+# These only scale the picture: the truth is scaled by the sizes before and after. albumentations would move key points
+# by the factor it drew, although it rounds the size to whole pixels. All others move key points between pixel centres
+# (a mirror takes x to W - 1 - x); ours are edge coordinates: half a pixel goes off before and comes back after.
 _SCALING = {"RandomScale", "Resize", "LongestMaxSize", "SmallestMaxSize"}
 _LEAST_INSIDE = 0.5  # share of an object below which a transform has moved it out of the picture: it is ignored then
 
@@ -33,7 +36,6 @@ class PictureView:
         self.share = view.share
         self._object_px = view.object_px
         self._flip = flip_points
-        self._kind = view.transform.kind if view.transform else ""
         self._transform = _compose(view.transform, f"{key}.transform") if view.transform else None
 
     def __call__(
@@ -45,20 +47,20 @@ class PictureView:
         if self._transform is None:
             return image, truth
         self._transform.set_random_seed(int(rng.integers(2**31)))
-        if not self._transform.processors:  # only the pixels change
-            return np.asarray(self._transform(image=image)["image"]), truth
+        if not self._transform.processors:
+            shown = np.asarray(self._transform(image=image)["image"])
+            return shown, _scaled(truth, image.shape, shown.shape)
         return self._move(self._transform, image, truth)
 
     def _move(
         self, transform: Any, image: NDArray[np.uint8], truth: Annotations
     ) -> tuple[NDArray[np.uint8], Annotations]:
         """Return the picture transformed, and its truth moved along as key points."""
-        shift = 0.0 if self._kind in _SCALING else 0.5
         corners = truth.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
         axes = np.array([[0, 0], [8, 0], [0, 8]], np.float32)  # tell a mirror from a turn by their handedness
-        marks = np.concatenate([axes, corners, truth.points.reshape(-1, 2)]) - shift
+        marks = np.concatenate([axes, corners, truth.points.reshape(-1, 2)]) - 0.5
         result = transform(image=image, keypoints=marks)
-        moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + shift
+        moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + 0.5
         boxes = moved[3 : 3 + len(corners)].reshape(-1, 4, 2)
         points = moved[3 + len(corners) :].reshape(truth.points.shape)
         known = truth.points_known
@@ -86,13 +88,20 @@ def _compose(part: Part, key: str) -> Any:
             f"{key}.kind={part.kind!r}: albumentations has no such transform; {choices(part.kind, known)[:200]}."
         )
     try:
-        transform = getattr(albumentations, part.kind)(**{"p": 1.0, **part.params})
-    except (TypeError, ValueError) as error:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", UserWarning)  # albumentations warns of a parameter that it does not know
+            transform = getattr(albumentations, part.kind)(**{"p": 1.0, **part.params})
+    except (TypeError, ValueError, UserWarning) as error:
         raise RecipeError(f"{key}.params={part.params!r}: {' '.join(str(error).split())}") from error
-    if isinstance(transform, albumentations.ImageOnlyTransform):
+    if isinstance(transform, albumentations.ImageOnlyTransform) or part.kind in _SCALING:
         return albumentations.Compose([transform])
     points = albumentations.KeypointParams(format="xy", remove_invisible=False)
     return albumentations.Compose([transform], keypoint_params=points)
+
+
+def _scaled(truth: Annotations, from_hw: Sequence[int], to_hw: Sequence[int]) -> Annotations:
+    ratio = np.array([to_hw[1] / from_hw[1], to_hw[0] / from_hw[0]], np.float32)
+    return truth.replace(boxes=truth.boxes * np.tile(ratio, 2), points=truth.points * ratio)
 
 
 def _scale_to_object(
@@ -103,9 +112,7 @@ def _scale_to_object(
     wanted = float(np.exp(rng.uniform(np.log(object_px[0]), np.log(object_px[1]))))
     factor = min(1.0, wanted / float(np.median(heights))) if len(heights) else 1.0
     level_hw = (max(1, round(image.shape[0] * factor)), max(1, round(image.shape[1] * factor)))
-    ratio = np.array([level_hw[1] / image.shape[1], level_hw[0] / image.shape[0]], np.float32)
-    scaled = truth.replace(boxes=truth.boxes * np.tile(ratio, 2), points=truth.points * ratio)
-    return Resampler(image, Resample.area).level(level_hw), scaled
+    return Resampler(image, Resample.area).level(level_hw), _scaled(truth, image.shape, level_hw)
 
 
 def jitter_batch(
@@ -133,7 +140,9 @@ def jitter_batch(
     tint = 1 + rng.uniform(-1, 1, (rows, 3)) * jitter.colour
     lift = rng.uniform(-255, 255, (rows, 1)) * jitter.brightness
     centre = crops[:, ::3, ::3].mean(axis=(1, 2, 3))[:, None]  # contrast turns about the crop's mean
-    lines = batch.reshape(rows, batch.shape[1], -1)  # long rows: numpy is slow at broadcasting over 3 channels
+    lines = batch.reshape(
+        rows, batch.shape[1], batch.shape[2] * 3
+    )  # long rows: numpy is slow at broadcasting over 3 channels
     lines *= np.tile((gain * tint).astype(np.float32), batch.shape[2])[:, None]
     lines += (lift + centre * (1 - gain)).astype(np.float32)[:, None]
     return np.clip(batch, 0, 255, out=batch), mirror_truth(truth, mirrored, flip_points)

@@ -16,6 +16,7 @@ from cascade_det.data.picture_set import PictureSet, refuse_overlap
 from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
 from cascade_det.stages.refiner import Refiner
+from cascade_det.training.mining import build_views
 from cascade_det.training.pipeline import Run
 
 _REACH_IOU = 0.65
@@ -37,6 +38,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
         DataError: data is missing or wrong, or train and val share pictures.
     """
     report = CheckReport()
+    build_views(recipe)
     train, val = PictureSet.of(recipe, "train"), PictureSet.of(recipe, "val")
     for split, pictures in (("train", train), ("val", val)):
         _check_data(report, split, pictures)

@@ -77,6 +77,12 @@ def flip_points_of(recipe: Recipe) -> NDArray[np.intp]:
     return np.array(flip if flip is not None else range(len(recipe.object.points)), np.intp)
 
 
+def build_views(recipe: Recipe) -> list[PictureView]:
+    """Return the views of the recipe in order; a `RecipeError` names a transform that does not exist."""
+    flip = flip_points_of(recipe)
+    return [PictureView(view, f"data.views.{name}", flip) for name, view in recipe.data.views.items()]
+
+
 class Miner:
     """Mines pictures of one job; lives in a worker process."""
 
@@ -86,8 +92,7 @@ class Miner:
         self.pictures = PictureSet.of(recipe, job.split)
         self.window_hw = window_of(recipe.stages[job.stage])
         self.flip_points = flip_points_of(recipe)
-        views = recipe.data.views if job.split == "train" else {}
-        self.views = [PictureView(view, f"data.views.{name}", self.flip_points) for name, view in views.items()]
+        self.views = build_views(recipe) if job.split == "train" else []
         self.samplers: Mapping[str, Sampler] = build_samplers(recipe, job.stage)
         if job.round_number > 1:
             self.samplers = {"mistakes": FromCascade(positives_per_box=0, parts_per_box=0)}

@@ -6,6 +6,7 @@ A step is done when its folder holds ``done.json``, written last, with the finge
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import shutil
 import sys
@@ -39,7 +40,7 @@ from cascade_det.training.fingerprint import (
     part_versions,
 )
 from cascade_det.training.fit import run_fit
-from cascade_det.training.mining import MiningJob, mine
+from cascade_det.training.mining import MiningJob, build_views, mine
 from cascade_det.training.run_report import write_curves
 
 ProgressBar = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
@@ -211,6 +212,7 @@ class Run:
             if len(pictures) == 0:
                 raise DataError(f"data.{split}: the sources {pictures.names} hold no picture.")
         refuse_overlap(self.train_pictures, self.val_pictures)
+        build_views(self.recipe)  # a wrong transform is told here, not by a broken pool of processes
         self.folder.mkdir(parents=True, exist_ok=True)
         recipe_file = self.folder / "recipe.yaml"
         if recipe_file.is_file() and f"\nname: {self.recipe.name}\n" not in f"\n{recipe_file.read_text()}":
@@ -361,7 +363,7 @@ class Run:
         cascade = self._cascade(step.stage, step.round_number, step.stage).to("auto")
         with self._bar(f"calibrate {step.stage}", len(held)) as tick:
             found = calibrate(cascade, self.train_pictures, held, tick)
-        facts = {name: round(float(getattr(found, name)), 6) for name in found.__dataclass_fields__}
+        facts = {name: float(value) for name, value in dataclasses.asdict(found).items()}
         write_json_atomic(folder / "thresholds.json", facts, indent=1)
         self._say(
             f"{step.stage}: threshold {found.detect:.3f} (mining {found.mine:.3f}); the stages before hold "
