@@ -11,6 +11,8 @@ from cascade_det import __version__
 from cascade_det.cli import inspect_verbs, run_verbs, train_verbs
 from cascade_det.errors import CascadeError
 
+_INTERRUPTED = 130  # as a shell counts it; typer returns it too
+
 app = typer.Typer(
     name="cascade-det",
     no_args_is_help=True,
@@ -22,14 +24,19 @@ app = typer.Typer(
 )
 
 
-@app.callback()
-def _common(
-    version: bool = typer.Option(False, "--version", help="Print the version and exit.", is_eager=True),
-    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error (before the verb)."),
-) -> None:
-    if version:
+def _print_version(wanted: bool) -> None:
+    if wanted:
         print(f"cascade_det {__version__}")
         raise typer.Exit()
+
+
+@app.callback()
+def _common(
+    version: bool = typer.Option(
+        False, "--version", help="Print the version and exit.", is_eager=True, callback=_print_version
+    ),
+    debug: bool = typer.Option(False, "--debug", help="Show the traceback of an error."),
+) -> None: ...
 
 
 app.command("train")(train_verbs.train)
@@ -48,15 +55,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = typer.main.get_command(app)
     try:
         result = command.main([w for w in words if w != "--debug"], prog_name="cascade-det", standalone_mode=False)
-        return result if isinstance(result, int) else 0
+        code = result if isinstance(result, int) else 0
     except typer.TyperException as error:
-        print(f"error: {error.format_message()} Try `cascade-det --help`.", file=sys.stderr)
-        return 2
-    except (typer.Abort, KeyboardInterrupt):
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
-        return 130
-    except CascadeError as error:
+        if words:  # without any, the help was printed
+            print(f"error: {error.format_message()} Try `cascade-det --help`.", file=sys.stderr)
+        code = 2
+    except (CascadeError, OSError) as error:
         if debug:
             raise
         print(f"error: {error}", file=sys.stderr)
-        return 2
+        code = 2
+    except (typer.Abort, KeyboardInterrupt):
+        code = _INTERRUPTED
+    if code == _INTERRUPTED:
+        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+    return code

@@ -60,10 +60,9 @@ def fit_to_aspect(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> Boxes:
     half_width = half_height * (window_hw[1] / window_hw[0])
     centre_x = (boxes_xyxy[:, 0] + boxes_xyxy[:, 2]) / 2
     centre_y = (boxes_xyxy[:, 1] + boxes_xyxy[:, 3]) / 2
-    fitted = np.stack(
+    return np.stack(
         [centre_x - half_width, centre_y - half_height, centre_x + half_width, centre_y + half_height], axis=1
     )
-    return fitted.astype(boxes_xyxy.dtype, copy=False)
 
 
 def aspect_reach(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> NDArray[Any]:

@@ -21,7 +21,7 @@ from cascade_det.core import registry
 from cascade_det.core.recipe import build_heads, build_stage, recipe_from_dict, recipe_to_dict, stage_train
 from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_json_atomic
-from cascade_det.errors import CascadeError, RunError
+from cascade_det.errors import CascadeError, RecipeError, RunError
 
 # Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
 _MALLOC = {
@@ -91,6 +91,7 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
 
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # device tables and tips, at each fit
     warnings.filterwarnings("ignore", ".*LeafSpec.*is deprecated")  # Lightning 2.6's own, under torch 2.13
+    warnings.filterwarnings("ignore", "Checkpoint directory .* exists and is not empty")  # a fit that goes on
 
     stage = job["stage"]
     values = stage_train(recipe, stage)
@@ -161,11 +162,13 @@ def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, 
     import pytorch_lightning as pl
     from pytorch_lightning import callbacks as cb
     from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
 
     kind = recipe.train.logger
     loggers: list[Any] = []
     if kind in ("csv", "both"):
-        loggers.append(CSVLogger(str(folder), name="", version="log"))
+        attempts = len(list(folder.glob("log*")))  # a resumed fit keeps the log of its beginning
+        loggers.append(CSVLogger(str(folder), name="", version=f"log-{attempts + 1}"))
     if kind in ("tensorboard", "both"):
         loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
     calls: list[Any] = [
@@ -179,18 +182,22 @@ def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, 
         calls.append(cb.EMAWeightAveraging(decay=min(ema, max(0.0, 1 - 20 / steps))))
     if recipe.train.early_stopping and validated:
         calls.append(cb.EarlyStopping("val/f1", mode="max", patience=recipe.train.early_stopping))
-    return pl.Trainer(
-        max_epochs=epochs,
-        logger=loggers or False,
-        callbacks=calls,
-        reload_dataloaders_every_n_epochs=1,
-        num_sanity_val_steps=0,
-        use_distributed_sampler=False,  # the batch plan gives each rank its own rows
-        enable_model_summary=False,
-        log_every_n_steps=max(1, min(50, steps // epochs)),
-        default_root_dir=str(folder),
-        **recipe.train.trainer,
-    )
+    values = {
+        "max_epochs": epochs,
+        "logger": loggers or False,
+        "callbacks": calls,
+        "reload_dataloaders_every_n_epochs": 1,
+        "num_sanity_val_steps": 0,
+        "limit_val_batches": None if validated else 0,
+        "use_distributed_sampler": False,  # the batch plan gives each rank its own rows
+        "enable_model_summary": False,
+        "log_every_n_steps": max(1, min(50, steps // epochs)),
+        "default_root_dir": str(folder),
+    }
+    try:
+        return pl.Trainer(**{**values, **recipe.train.trainer})
+    except (TypeError, ValueError, MisconfigurationException) as error:
+        raise RecipeError(f"train.trainer={recipe.train.trainer!r}: {' '.join(str(error).split())}") from error
 
 
 def _progress_bar(stage: str) -> Any:

@@ -111,27 +111,28 @@ class StageModule(pl.LightningModule):
             self.log("val/f1", f1)
 
     def configure_optimizers(self) -> Any:
-        optimizer_class = _lookup(torch.optim, self._optimizer.kind, "train.optimizer")
-        optimizer = optimizer_class(self.parameters(), lr=self._lr, **self._optimizer.params)
+        given: dict[str, Any] = {"lr": self._lr, **self._optimizer.params}
+        optimizer = _build(torch.optim, self._optimizer, "train.optimizer", self.parameters(), **given)
         if self._schedule.kind == "none":
             return optimizer
-        schedule_class = _lookup(torch.optim.lr_scheduler, self._schedule.kind, "train.schedule")
         params = dict(self._schedule.params)
         if self._schedule.kind == "OneCycleLR":
             params = {"pct_start": 0.1, **params, "max_lr": self._lr, "total_steps": self._steps + 1}
         elif self._schedule.kind == "CosineAnnealingLR":
             params = {"T_max": self._steps, **params}
-        return {
-            "optimizer": optimizer,
-            "lr_scheduler": {"scheduler": schedule_class(optimizer, **params), "interval": "step"},
-        }
+        scheduler = _build(torch.optim.lr_scheduler, self._schedule, "train.schedule", optimizer, **params)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
 
-def _lookup(module: Any, name: str, key: str) -> Any:
-    known = [n for n in dir(module) if n[:1].isupper()]
-    if name not in known:
-        raise RecipeError(f"{key}.kind={name!r}: {choices(name, known)}.")
-    return getattr(module, name)
+def _build(module: Any, part: Part, key: str, subject: Any, **params: Any) -> Any:
+    """Build a class of torch.optim by its name; a `RecipeError` names what is wrong with it."""
+    known = [name for name in dir(module) if name[:1].isupper()]
+    if part.kind not in known:
+        raise RecipeError(f"{key}.kind={part.kind!r}: {choices(part.kind, known)}.")
+    try:
+        return getattr(module, part.kind)(subject, **params)
+    except (TypeError, ValueError) as error:
+        raise RecipeError(f"{key}.params={part.params!r}: {part.kind} refuses them: {error}.") from error
 
 
 def _score_counts(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -157,5 +158,5 @@ def _pairwise_iou(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
 
 def _point_errors(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:
     """Sum the distances of known points in units of the window's side: a stage's own measure, no NME yet."""
-    distance = (raw - target).reshape(len(raw), -1, 2).norm(dim=2)
+    distance = (raw - target).reshape(len(raw), raw.shape[1] // 2, 2).norm(dim=2)
     return {"point_error": (distance * mask).sum(), "points": mask.sum()}

@@ -12,19 +12,17 @@ from cascade_det.visual.plots import plot_training_curves
 
 
 def write_curves(folder: Path, stage: str) -> None:
-    """Draw ``curves.png`` from the CSV log of a fit, where there is one."""
-    log = folder / "log" / "metrics.csv"
-    if not log.is_file():
-        return
-    curves: dict[str, tuple[list[float], list[float]]] = {}
-    with log.open(newline="") as file:
-        for row in csv.DictReader(file):
-            for name, value in row.items():
-                if name and value and name not in ("epoch", "step"):
-                    xs, ys = curves.setdefault(name, ([], []))
-                    xs.append(float(row["step"]))
-                    ys.append(float(value))
-    plot_training_curves(curves, folder / "curves.png", f"fit of {stage}", x_label="optimizer steps")
+    """Draw ``curves.png`` from the CSV logs of a fit and of its resumptions, where there are any."""
+    values: dict[str, dict[float, float]] = {}
+    for log in sorted(folder.glob("log-*/metrics.csv"), key=lambda path: (len(path.parent.name), path)):
+        with log.open(newline="") as file:
+            for row in csv.DictReader(file):
+                for name, value in row.items():
+                    if name and value and name not in ("epoch", "step"):
+                        values.setdefault(name, {})[float(row["step"])] = float(value)
+    curves = {name: (sorted(at), [at[step] for step in sorted(at)]) for name, at in values.items()}
+    if curves:
+        plot_training_curves(curves, folder / "curves.png", f"fit of {stage}", x_label="optimizer steps")
 
 
 def run_summary(folder: Path, metrics: Mapping[str, Any], seconds: Mapping[str, float]) -> list[str]:

@@ -14,19 +14,19 @@ SCORES = [0.5, 0.25, 0.75]
 
 
 def detections() -> Detections:
-    return Detections(BOXES, SCORES, np.arange(12).reshape(3, 2, 2), {"name": np.array(["a", "b", "c"])})  # type: ignore[arg-type]
+    return Detections(BOXES, SCORES, np.arange(12).reshape(3, 2, 2), {"name": np.array(["a", "b", "c"])})
 
 
 def annotations() -> Annotations:
-    return Annotations(BOXES, [0, 1, 0], np.ones((3, 2, 2)), np.eye(3, 2), {"name": np.array(["a", "b", "c"])})  # type: ignore[arg-type]
+    return Annotations(BOXES, [0, 1, 0], np.ones((3, 2, 2)), np.eye(3, 2), {"name": np.array(["a", "b", "c"])})
 
 
 def plan() -> CropPlan:
-    return CropPlan(BOXES, [0, 1, 2], [-1, 0, 1], [0, 5, -5], [0, 1, 0])  # type: ignore[arg-type]
+    return CropPlan(BOXES, [0, 1, 2], [-1, 0, 1], [0, 5, -5], [0, 1, 0])
 
 
 def crop_truth() -> CropTruth:
-    return CropTruth([0, 1, 2], BOXES, [0, 1, 1], np.ones((3, 2, 2)), np.eye(3, 2), {"name": np.array(["a", "b", "c"])})  # type: ignore[arg-type]
+    return CropTruth([0, 1, 2], BOXES, [0, 1, 1], np.ones((3, 2, 2)), np.eye(3, 2), {"name": np.array(["a", "b", "c"])})
 
 
 @pytest.mark.parametrize(
@@ -121,7 +121,7 @@ def test_refuses_other_shapes(build: Any, message: str) -> None:
 
 def test_is_immutable() -> None:
     with pytest.raises(AttributeError):
-        detections().boxes = BOXES  # type: ignore[misc, assignment]
+        detections().boxes = BOXES
 
 
 def test_concat_keeps_order_and_columns() -> None:
@@ -130,7 +130,7 @@ def test_concat_keeps_order_and_columns() -> None:
     np.testing.assert_array_equal(whole.boxes, BOXES)
     np.testing.assert_array_equal(whole.extras["name"], ["a", "b", "c"])
     assert whole.points is not None
-    np.testing.assert_array_equal(whole.points, detections().points)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(whole.points, detections().points)
     np.testing.assert_array_equal(CropPlan.concat([plan()[:2], plan()[2:]]).angle_deg, plan().angle_deg)
 
 
@@ -144,23 +144,23 @@ def test_concat_refuses_other_columns(change: dict[str, Any], message: str) -> N
 
 
 def test_clip_moves_boxes_alone() -> None:
-    found = Detections([[-5, -5, 50, 60], [100, 100, 120, 120]], [1, 1], np.full((2, 1, 2), -9))  # type: ignore[arg-type]
+    found = Detections([[-5, -5, 50, 60], [100, 100, 120, 120]], [1, 1], np.full((2, 1, 2), -9))
     clipped = found.clip((20, 30))
     np.testing.assert_array_equal(clipped.boxes, [[0, 0, 30, 20], [30, 20, 30, 20]])
-    np.testing.assert_array_equal(clipped.points, found.points)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(clipped.points, found.points)
     assert clipped.boxes.dtype == np.float32
 
 
 def test_scaled_moves_boxes_and_points() -> None:
     doubled = detections().scaled(2)
     np.testing.assert_array_equal(doubled.boxes, BOXES * 2)
-    np.testing.assert_array_equal(doubled.points, np.arange(12).reshape(3, 2, 2) * 2)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(doubled.points, np.arange(12).reshape(3, 2, 2) * 2)
     assert doubled.boxes.dtype == np.float32
     assert detections()[:0].replace(points=None).scaled(2).points is None
 
 
 def test_sorted_by_score_then_index() -> None:
-    found = Detections(np.arange(16).reshape(4, 4), [0.1, 0.9, 0.9, 0.5])  # type: ignore[arg-type]
+    found = Detections(np.arange(16).reshape(4, 4), [0.1, 0.9, 0.9, 0.5])
     np.testing.assert_array_equal(found.sorted().boxes[:, 0], [4, 8, 12, 0])
 
 
@@ -169,7 +169,7 @@ def test_annotations_of_boxes_alone() -> None:
     assert not truth.ignore.any()
     assert not truth.points_known.any()
     assert truth.points.shape == (3, 2, 2)
-    assert Annotations.of([], num_points=2).boxes.shape == (0, 4)  # type: ignore[arg-type]
+    assert Annotations.of([], num_points=2).boxes.shape == (0, 4)
     np.testing.assert_array_equal(Annotations.of(BOXES, ignore=np.array([1, 0, 1], bool)).ignore, [True, False, True])
 
 
