@@ -33,6 +33,7 @@ POINT_COLOURS: tuple[Colour, ...] = (  # two eyes, nose, two mouth corners: left
 )
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _SMALLEST_FONT = 0.32  # below, digits of this font run together
+_CROWD = 20  # detections in a picture from which small objects go without a label
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,10 +211,16 @@ def _margin(font_scale: float) -> int:
 
 
 def _draw_scores(canvas: Pixels, detections: Detections, pen: Pen) -> None:
-    """Write the scores, the best first, each where it hides least of other labels and of what was found."""
+    """Write the scores, the best first, each where it hides least of other labels and of what was found.
+
+    In a crowd an object narrower than its label goes without, or labels would be all that one sees.
+    """
     taken = np.zeros((0, 4))
     boxes = np.rint(detections.boxes.astype(np.float64))
+    narrowest = text_hw("0.00", pen.font_scale)[1] if len(boxes) > _CROWD else 0
     for box, score in zip(boxes, detections.scores, strict=True):
+        if box[2] - box[0] < narrowest:
+            continue
         text = f"{score:.2f}"
         spots = _label_spots(box, text_hw(text, pen.font_scale), (canvas.shape[0], canvas.shape[1]))
         hidden = intersection_matrix(spots, taken).sum(axis=1) + 0.25 * intersection_matrix(spots, boxes).sum(axis=1)

@@ -155,3 +155,14 @@ def test_text_fits_its_measure() -> None:
 def test_shortened_text_fits(width: int) -> None:
     short = shorten("images/net7876/105_0_0.jpg", 0.36, width)
     assert short == "" or text_hw(short, 0.36)[1] <= width
+
+
+@pytest.mark.parametrize(("objects", "labelled"), [(20, True), (21, False)])
+def test_small_objects_of_a_crowd_go_without_labels(objects: int, labelled: bool) -> None:
+    corner = np.stack([np.arange(objects) * 30.0 + 10, np.full(objects, 100.0)], axis=1)
+    small = Detections(np.concatenate([corner, corner + 12], axis=1), np.full(objects, 0.9))
+    canvas = draw(np.zeros((200, 800, 3), np.uint8), small)
+    outside = np.ones(canvas.shape[:2], bool)
+    for x, y in corner.astype(int):
+        outside[y - 3 : y + 16, x - 3 : x + 16] = False
+    assert bool(canvas[outside].any()) == labelled
