@@ -27,7 +27,7 @@ LEVELS = {
     1: ["core.geometry", "core.nms", "core.imaging"],
     2: ["core", "core.registry", "core.recipe", "core.schema", "core.checks", "core.shipped"],
     3: ["heads", "nets", "samplers", "data", "data.sources", "data.formats", "data.shards", "data.picture_set",
-        "data.synthetic", "data.synthetic_drawing"],
+        "data.synthetic", "data.synthetic_drawing", "data.batch_plan"],
     4: ["stages", "cascade", "model_file"],
     5: ["data.augment", "data.loader", "training", "evaluation", "interop", "visual", "deploy", "scale", "api"],
     6: ["cli", "testing", "__main__"],

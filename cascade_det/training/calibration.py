@@ -27,6 +27,7 @@ class Thresholds:
 
     Attributes:
         detect, mine: probabilities.
+        kept, kept_mining: share of the objects held so far that the stage keeps at `detect` and at `mine`.
         reach: share of the counted objects that the stages before still hold.
         objects: how many those are.
         candidates: what the stage lets through of a picture at `detect`.
@@ -34,6 +35,8 @@ class Thresholds:
 
     detect: float
     mine: float
+    kept: float
+    kept_mining: float
     reach: float
     objects: int
     candidates: float
@@ -66,9 +69,15 @@ def calibrate(
         if is_last
         else recall_threshold(_best(detected), section.calibrate.detect_recall)
     )
+    mine = min(mine, detect)
     held, counted = len(_best(detected)), sum(r.counted for r in detected)
     passed = sum(int((r.scores >= detect).sum()) for r in detected)
-    return Thresholds(detect, min(mine, detect), held / max(counted, 1), held, passed / max(len(detected), 1))
+    kept, kept_mining = _share_from(_best(detected), detect), _share_from(_best(mined), mine)
+    return Thresholds(detect, mine, kept, kept_mining, held / max(counted, 1), held, passed / max(len(detected), 1))
+
+
+def _share_from(scores: NDArray[Any], threshold: float) -> float:
+    return float((scores >= threshold).mean()) if len(scores) else 1.0
 
 
 @dataclass(frozen=True)

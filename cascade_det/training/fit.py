@@ -133,7 +133,8 @@ def _datasets(recipe: Recipe, job: dict[str, Any], values: Any) -> tuple[Callabl
     import numpy as np
 
     from cascade_det.core.types import SampleRole
-    from cascade_det.data.loader import Batches, BatchPlan
+    from cascade_det.data.batch_plan import BatchPlan
+    from cascade_det.data.loader import Batches
     from cascade_det.data.shards import Pool
     from cascade_det.training.mining import flip_points_of
 

@@ -232,7 +232,7 @@ def _mine_shard(shard: int, folder: Path) -> int:
 def _cut_shard(groups: Sequence[tuple[int, int, CropPlan]], folder: Path) -> int:
     assert _worker is not None
     parts = [_worker.cut_again(number, view, plan) for number, view, plan in groups]
-    write_shard(folder, parts, _worker._empty(), {"images": len(groups), "skipped": 0, "objects": 0, "covered": 0})
+    write_shard(folder, parts, _worker._empty(), dict.fromkeys(("images", "skipped", "objects", "covered"), 0))
     return len(groups)
 
 

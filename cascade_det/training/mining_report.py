@@ -11,6 +11,7 @@ import numpy as np
 from cascade_det.core.imaging import write_image
 from cascade_det.core.schema import Recipe
 from cascade_det.core.types import SampleRole
+from cascade_det.data.batch_plan import DEFAULT_MIX
 from cascade_det.data.shards import Pool, read_manifest
 from cascade_det.errors import MiningError
 from cascade_det.visual.contact_sheet import window_sheet
@@ -19,21 +20,30 @@ _SHEET_ROWS = 48
 ROLE_ORDER = ("positive", "part", "negative", "points")
 
 
-def mining_report(shards: Sequence[Path], mix: Mapping[str, float] | str | None) -> dict[str, Any]:
-    """Return rows by role, covered objects, whether the mix is reachable, and the size on disk in MiB."""
+def mining_report(shards: Sequence[Path], mix: Mapping[str, float] | str | None, samples: int = 0) -> dict[str, Any]:
+    """Return rows by role, covered objects, whether the mix is reachable, and the size on disk in MiB.
+
+    Args:
+        shards: the pool, backfill included.
+        mix: as `BatchPlan` takes it.
+        samples: length of the fit; "passes" says how often it goes through the rows of each role.
+    """
     manifests = [read_manifest(folder) for folder in shards]
     rows = {name: sum(m["roles"].get(name, 0) for m in manifests) for name in ROLE_ORDER}
     objects = sum(m["objects"] for m in manifests)
     covered = sum(m["covered"] for m in manifests)
     size = sum(file.stat().st_size for folder in shards for file in folder.iterdir())
-    wanted = {} if mix == "natural" or isinstance(mix, str) else dict(mix or {})
+    asked = {name: share for name, share in mix.items() if share > 0} if isinstance(mix, Mapping) else {}
+    wanted = rows if isinstance(mix, str) else asked or DEFAULT_MIX
+    shares = {name: share for name, share in wanted.items() if rows.get(name)}
     return {
         "images": sum(m["images"] for m in manifests),
         "skipped_images": sum(m["skipped"] for m in manifests),
         "rows": rows,
         "objects": objects,
         "objects_covered": covered / objects if objects else None,
-        "roles_without_rows": [name for name, share in wanted.items() if share > 0 and rows.get(name, 0) == 0],
+        "roles_without_rows": [name for name in asked if not rows.get(name)],
+        "passes": {n: round(samples * s / sum(shares.values()) / rows[n], 2) for n, s in shares.items()},
         "size_mib": round(size / 2**20, 1),
     }
 
@@ -43,11 +53,10 @@ def write_sheet(path: Path, shards: Sequence[Path], stage: str, seed: int) -> No
     pool = Pool(shards)
     rng = np.random.default_rng([seed, 4])
     chosen = {}
-    for name in ROLE_ORDER:
-        rows = np.flatnonzero(pool.role == SampleRole[name]) if len(pool) else np.zeros(0, np.intp)
-        rows = np.sort(rng.permutation(rows)[:_SHEET_ROWS])
-        if len(pool):
-            chosen[name] = (pool.pixels(rows), pool.truth(rows))
+    for name in ROLE_ORDER if len(pool) else ():
+        every = np.flatnonzero(pool.role == SampleRole[name])
+        rows = np.sort(rng.permutation(every)[:_SHEET_ROWS])
+        chosen[f"{name}, {len(every):,} in all, shown"] = (pool.pixels(rows), pool.truth(rows))
     write_image(path, window_sheet(chosen, heading=f"windows mined for {stage}"))
 
 
@@ -58,6 +67,9 @@ def lines(stage: str, report: Mapping[str, Any]) -> list[str]:
     text = [f"{stage}: mined {report['images']:,} pictures, {report['size_mib']:,} MiB: {rows}"]
     if covered is not None:
         text.append(f"{stage}: {covered:.1%} of {report['objects']:,} objects teach in at least one window")
+    if any(report["passes"].values()):
+        often = ", ".join(f"{name} {passes:.1f}" for name, passes in report["passes"].items())
+        text.append(f"{stage}: passes of the fit through the rows of each role: {often}")
     if report["roles_without_rows"]:
         text.append(f"{stage}: no rows for {', '.join(report['roles_without_rows'])}; their share goes to the others")
     if report["skipped_images"]:

@@ -297,7 +297,7 @@ class Run:
         job = self._job(step, "train", mined, model)
         with self._bar(f"mine {step.stage}", len(mined)) as tick:
             shards = mine(job, folder / "shards", tick)
-        mix = stage_train(self.recipe, step.stage).batch_mix
+        values = stage_train(self.recipe, step.stage)
         if step.round_number == 1 and self.recipe.mine.backfill:
             pools = [self._pool(Step(name, "mine")) for name in names[:position]]
             shards += backfill(job, folder / "shards", shards, pools, self.recipe.mine.backfill, self._say)
@@ -306,7 +306,7 @@ class Run:
         if chosen and step.round_number == 1:
             with self._bar(f"mine {step.stage} (val)", len(chosen)) as tick:
                 val = mine(self._job(step, "val", chosen, model), folder / "val", tick)
-        report = mining_report.mining_report(shards, mix)
+        report = mining_report.mining_report(shards, values.batch_mix, values.samples or 0)
         write_json_atomic(folder / "report.json", report, indent=1)
         mining_report.write_sheet(folder / "mined.png", shards, step.stage, self.recipe.seed)
         for line in mining_report.lines(step.stage, report):
@@ -367,8 +367,15 @@ class Run:
         write_json_atomic(folder / "thresholds.json", facts, indent=1)
         self._say(
             f"{step.stage}: threshold {found.detect:.3f} (mining {found.mine:.3f}); the stages before hold "
-            f"{found.reach:.1%} of the objects; {found.candidates:.1f} candidates a picture"
+            f"{found.reach:.1%} of the objects and this one {found.kept:.1%} of those; "
+            f"{found.candidates:.1f} candidates a picture"
         )
+        wanted = self.recipe.stages[step.stage].calibrate.mine_recall
+        if found.kept_mining < wanted - 1e-9:
+            self._say(
+                f"{step.stage}: even at the lowest threshold the stage keeps {found.kept_mining:.1%} of the objects, "
+                f"less than stages.{step.stage}.calibrate.mine_recall={wanted}: fit longer, or lower the target"
+            )
         return fingerprint(facts), facts
 
     def _evaluate(self, step: Step, folder: Path) -> tuple[str, dict[str, Any]]:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from cascade_det.core.schema import JitterSection
 from cascade_det.core.types import CropPlan, CropTruth, SampleRole
-from cascade_det.data.loader import Batches, BatchPlan, head_targets
+from cascade_det.data.batch_plan import BatchPlan
+from cascade_det.data.loader import Batches, head_targets
 from cascade_det.data.shards import Crops, Pool, write_shard
 from cascade_det.heads.base import Head
 from cascade_det.heads.box_offset import BoxOffset

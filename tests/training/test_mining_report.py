@@ -83,6 +83,19 @@ class TestReport:
         told = [line for line in lines("first", report) if "no rows for" in line]
         assert len(told) == bool(missing)
 
+    @pytest.mark.parametrize(
+        ("mix", "passes"),
+        [
+            (None, {"negative": 7.5, "positive": 5.0}),  # 3:1 of those that have rows
+            ("natural", {"positive": 6.67, "negative": 6.67}),
+            ({"positive": 1, "negative": 1, "part": 5}, {"positive": 10.0, "negative": 5.0}),
+        ],
+    )
+    def test_passes_of_the_fit(self, tmp_path: Path, mix: Any, passes: dict[str, float]) -> None:
+        report = mining_report(shards(tmp_path, {"positive": 5, "negative": 10}), mix, samples=100)
+        assert report["passes"] == passes
+        assert any("positive" in line and "passes" in line for line in lines("first", report))
+
     def test_size_on_disk(self, tmp_path: Path) -> None:
         paths = shards(tmp_path, {"negative": 2500})
         assert mining_report(paths, None)["size_mib"] == pytest.approx(2500 * 12 * 12 * 3 / 2**20, abs=0.3)

@@ -1,0 +1,43 @@
+"""The run of a recipe as a whole: its order of steps, and stages that repeat on their own mistakes."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from cascade_det.cli.app import main
+from cascade_det.core.types import SampleRole
+from cascade_det.data.shards import Pool
+
+SHORT = ["stages.pnet.train.samples=30_000", "stages.rnet.train.samples=6_000", "mine.val_images=2"]
+
+
+def shards(folder: Path) -> list[Path]:
+    return sorted((folder / "shards").iterdir())
+
+
+def test_a_second_round_mines_the_mistakes_of_the_first(tiny_recipe: Callable[[], Path], tmp_path: Path) -> None:
+    recipe = str(tiny_recipe())
+    overrides = [*SHORT, "stages.rnet.rounds=2"]
+    assert main(["train", recipe, *overrides]) == 0
+    assert main(["status", recipe, *overrides, "--json", str(tmp_path / "s.json")]) == 0
+    steps = json.loads((tmp_path / "s.json").read_text())["steps"]
+    assert {row["state"] for row in steps} == {"done"}
+    rounds = ["mine", "fit", "calibrate", "mine-2", "fit-2", "calibrate-2"]
+    assert [row["step"] for row in steps[3:-1]] == [f"rnet {name}" for name in rounds]
+
+    rnet = tmp_path / "new_run" / "rnet"
+    first, second = Pool(shards(rnet / "mine")), Pool(shards(rnet / "mine-2"))
+    assert len(second) > 0
+    assert set(second.role.tolist()) == {SampleRole.negative}, "a second round brings negatives alone"
+    assert set(first.role.tolist()) > {SampleRole.negative}
+    windows = {tuple(np.round(row, 3)) for row in first.column("window").tolist()}
+    mistakes = {tuple(np.round(row, 3)) for row in second.column("window").tolist()}
+    assert len(mistakes - windows) > len(mistakes) / 2, "its windows come from the stage's own boxes"
+    job = json.loads((rnet / "fit-2" / "job.json").read_text())
+    assert job["shards"] == [str(path) for path in [*shards(rnet / "mine"), *shards(rnet / "mine-2")]]
+    assert job["start"] == str(rnet / "fit" / "weights.safetensors")
+    assert (rnet / "fit-2" / "weights.safetensors").read_bytes() != (rnet / "fit" / "weights.safetensors").read_bytes()
