@@ -32,7 +32,10 @@ AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Import the 
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
-_EVALUATION_FILES = {"detections.json", "truth.json", "images.json", "metrics.json", "pictures.png", "funnel.png"}
+_EVALUATION_FILES = {
+    "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
+}  # fmt: skip
+_SHOWN_FAILURES = 10
 _DETECT_FILES = {"detections.json", "images.json", "errors.csv", "detections.csv", "drawn"}
 _SAVE_AS = ("coco", "csv")
 
@@ -58,10 +61,13 @@ def checked_options(
     return options
 
 
-def list_failures(errors: Sequence[tuple[object, str]]) -> None:
-    """Say which pictures failed and end with exit code 1 where any did."""
-    for name, reason in errors:
+def list_failures(errors: Sequence[tuple[object, str]], folder: Path | None) -> None:
+    """Say which pictures failed and end with exit code 1 where any did; `folder` holds the whole list."""
+    for name, reason in errors[:_SHOWN_FAILURES]:
         say(f"failed: {name}: {reason}")
+    if len(errors) > _SHOWN_FAILURES:
+        rest = f"failed: {len(errors) - _SHOWN_FAILURES:,} more"
+        say(f"{rest}; all stand in {folder / 'errors.csv'}" if folder else f"{rest}; --out DIR lists all")
     if errors:
         raise typer.Exit(1)
 
@@ -102,7 +108,7 @@ def detect(
     found, place = sum(len(d) for _, _, d in results), f"; {folder}" if folder else ""
     say(f"{found} objects in {len(results)} pictures; {len(errors)} could not be read{place}")
     write_json(json_file, {"pictures": len(results), "objects": found, "errors": [[str(p), r] for p, r in errors]})
-    list_failures(errors)
+    list_failures(errors, folder)
 
 
 def _detect_folder(out: Path | None, draw: bool, save_as: str | None) -> Path | None:
@@ -169,13 +175,12 @@ def _write_results(
 ) -> None:
     from cascade_det.data.atomic import write_json_atomic
     from cascade_det.data.sources import Picture
-    from cascade_det.evaluation.files import coco_results, image_list
+    from cascade_det.evaluation.files import coco_results, image_list, write_errors
 
     pictures = [Picture(number, str(path), hw) for number, (path, hw, _) in enumerate(results, start=1)]
     write_json_atomic(folder / "detections.json", coco_results(pictures, [found for _, _, found in results]))
     write_json_atomic(folder / "images.json", image_list(pictures))
-    with (folder / "errors.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([("path", "reason"), *((str(path), reason) for path, reason in errors)])
+    write_errors(folder / "errors.csv", errors)
     if save_as == "csv":
         _write_csv(folder / "detections.csv", results, point_names)
 
@@ -231,7 +236,7 @@ def evaluate(
     figures, errors = _score(cascade, source, evaluators, folder, options)
     print("\n".join([summary_line(annotations.stem, figures), *group_lines(figures), *funnel_lines(figures["funnel"])]))
     write_json(json_file, figures)
-    list_failures(errors)
+    list_failures(errors, folder)
 
 
 def _truth(cascade: Cascade, data_format: str, images: Path, annotations: Path) -> Source:

@@ -6,6 +6,7 @@ there, so nothing is rounded between a detection, its file and its score.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,12 @@ def write_evaluation(out_dir: Path, scored: ScoredSet) -> None:
     write_json_atomic(out_dir / "detections.json", coco_results(scored.pictures, scored.detections))
     write_json_atomic(out_dir / "truth.json", coco_truth(scored))
     write_json_atomic(out_dir / "images.json", image_list(scored.pictures))
+
+
+def write_errors(path: Path, errors: Sequence[tuple[object, str]]) -> None:
+    """Write (picture, reason) of all that could not be read, with a heading, as CSV."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("path", "reason"), *errors])
 
 
 def coco_results(pictures: Sequence[Picture], detections: Sequence[Detections]) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ from cascade_det.data.atomic import write_json_atomic
 from cascade_det.data.sources import Picture, Source
 from cascade_det.errors import DataError
 from cascade_det.evaluation.base import Evaluator, ScoredSet
-from cascade_det.evaluation.files import write_evaluation
+from cascade_det.evaluation.files import write_errors, write_evaluation
 from cascade_det.evaluation.funnel import Funnel
 from cascade_det.stages.base import StageSettings
 from cascade_det.visual.contact_sheet import contact_sheet
@@ -59,6 +59,7 @@ def evaluate_source(
 
     Raises:
         ValueError: there is no stage `upto`, or a value is out of range.
+        DataError: there are pictures and none of them can be read, which no figure could say.
 
     Returns:
         The figures as `metrics.json` holds them, with the settings in force and the funnel at the same thresholds.
@@ -66,6 +67,8 @@ def evaluate_source(
     settings = cascade.settings(upto, min_object_px=min_object_px, score=EVALUATION_SCORE if score is None else score)
     funnel = Funnel([stage.name for stage in cascade.stages[: len(settings)]])
     scored, errors = _detect(cascade, source, settings, funnel, progress)
+    if errors and not scored.pictures:
+        raise DataError(f"none of {len(errors):,} pictures could be read; the first: {errors[0][1]}")
     metrics = _figures(scored, evaluators)
     metrics["funnel"] = funnel.result([values.score for values in settings])
     metrics["settings"] = {
@@ -124,8 +127,8 @@ def evaluate_sources(
     Args:
         cascade, evaluators: see `evaluate_source`, also for `options`.
         sources: by name; the first source's figures form the top level, each stands under "sources".
-        out_dir: `detections.json`, `truth.json`, `images.json`, `metrics.json`, pictures; further sources in
-            ``out_dir/NAME``.
+        out_dir: `detections.json`, `truth.json`, `images.json`, `metrics.json`, `errors.csv`, pictures; further
+            sources in ``out_dir/NAME``.
 
     Returns:
         The metrics as written, and (file, reason) of pictures that could not be read.
@@ -136,6 +139,7 @@ def evaluate_sources(
         folder = out_dir if position == 0 else out_dir / name
         done = evaluate_source(cascade, source, evaluators, **options)
         write_evaluation(folder, done.scored)
+        write_errors(folder / "errors.csv", done.errors)
         _write_pictures(folder, source, done)
         results[name] = done.metrics
         errors += done.errors

@@ -266,8 +266,8 @@ class TestEvaluate:
         out = tmp_path / "scored"
         for _ in range(2):  # its own output is no foreign file
             assert main(self.arguments(tiny, photos, "--out", str(out), "--json", str(tmp_path / "e.json"))) == 0
-        names = {"detections.json", "truth.json", "images.json", "metrics.json", "pictures.png", "funnel.png"}
-        assert {path.name for path in out.iterdir()} == names
+        names = {"detections.json", "truth.json", "images.json", "metrics.json", "errors.csv"}
+        assert {path.name for path in out.iterdir()} == names | {"pictures.png", "funnel.png"}
         metrics = json.loads((out / "metrics.json").read_text())
         assert metrics == json.loads((tmp_path / "e.json").read_text())
         assert metrics["AP50"] == pytest.approx(pycocotools_alone(out), abs=1e-9)
@@ -324,3 +324,24 @@ class TestEvaluate:
         metrics = json.loads((tmp_path / "out" / "metrics.json").read_text())
         assert (metrics["settings"]["images"], metrics["settings"]["unreadable"]) == (2, 1)
         assert [row["id"] for row in json.loads((tmp_path / "out" / "truth.json").read_text())["images"]] == [0, 2]
+        with (tmp_path / "out" / "errors.csv").open(newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == ["01.png"]
+
+    def test_where_no_picture_can_be_read_there_is_no_figure(
+        self, tiny: Any, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        arguments = ["evaluate", str(tiny.model), "--images", str(tmp_path)]
+        assert main([*arguments, "--annotations", str(photos / "truth.json"), "--out", str(tmp_path / "out")]) == 2
+        assert "none of 16 pictures could be read" in capsys.readouterr().err
+        assert not list((tmp_path / "out").iterdir())
+
+    def test_many_failures_are_not_all_printed(
+        self, tiny: Any, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        write_image(tmp_path / "p" / "03.png", read_image(photos / "pictures" / "03.png"))
+        arguments = ["evaluate", str(tiny.model), "--images", str(tmp_path / "p"), "--out", str(tmp_path / "out")]
+        assert main([*arguments, "--annotations", str(photos / "truth.json")]) == 1
+        told = [line for line in capsys.readouterr().err.splitlines() if line.startswith("failed: ")]
+        assert len(told) == 11
+        assert told[-1] == f"failed: 5 more; all stand in {tmp_path / 'out' / 'errors.csv'}"
+        assert len((tmp_path / "out" / "errors.csv").read_text().splitlines()) == 16
