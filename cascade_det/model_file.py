@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cascade_det.data.atomic import write_bytes_atomic
 from cascade_det.errors import ModelError
 
 FORMAT = 1
@@ -48,9 +48,7 @@ def save_model(path: Path, contents: ModelContents) -> None:
     }
     header["digest"] = _digest(flat, header)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".tmp-{os.getpid()}-{path.name}")
-    beside.write_bytes(save(flat, metadata={_METADATA_KEY: json.dumps(header, sort_keys=False)}))
-    beside.replace(path)
+    write_bytes_atomic(path, save(flat, metadata={_METADATA_KEY: json.dumps(header, sort_keys=False)}))
 
 
 def load_model(path: Path) -> ModelContents:

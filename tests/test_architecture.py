@@ -57,7 +57,7 @@ INSIDE = {
     "cascade": {"torch"},
     "model_file": {"safetensors"},
     "data.augment": {"albumentations"},
-    "training": {"torch", "pytorch_lightning", "safetensors"},
+    "training": {"torch", "pytorch_lightning", "safetensors", "filelock"},
     "training.mining": {"cv2"},
     "evaluation": {"faster_coco_eval"},
     "interop": {"torch", "lz4", "joblib"},

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cascade_det.cli.common import progress_bar, say, write_json
+from cascade_det.cli.common import progress_bar, say, stopped_like_ctrl_c, write_json
 from cascade_det.errors import RunError
 
 RecipeArgument = Annotated[
@@ -49,9 +49,10 @@ def train(
     if step is not None and step not in ("mine", "fit", "calibrate"):
         raise RunError(f"--step {step!r}: choices: mine, fit, calibrate.")
     run = Run(load_recipe(recipe, *(overrides or []), preset=preset), bar=progress_bar, say=say)
-    metrics = run.train(stage, step, start)
+    with stopped_like_ctrl_c():
+        metrics = run.train(stage, step, start)
     if stage is None and step is None:
-        print("\n".join(run_summary(run.folder, metrics, run.seconds())))
+        print("\n".join(run_summary(run.folder, metrics, run.plan.seconds())))
     write_json(json_file, metrics)
 
 
@@ -71,7 +72,8 @@ def status(
     `cascade-det status quickstart seed=1`
     """
     from cascade_det.core.recipe import load_recipe
-    from cascade_det.training.pipeline import Run
+    from cascade_det.training.plan import Plan
+    from cascade_det.training.run_folder import at_work
 
     path = Path(run)
     if path.is_dir():
@@ -80,7 +82,7 @@ def status(
         loaded = load_recipe(path / "recipe.yaml", f"run_dir={path}", *(overrides or []))
     else:
         loaded = load_recipe(run, *(overrides or []))
-    current = Run(loaded, say=say)
+    current = Plan(loaded, say)
     states = [current.state(step) for step in current.steps]
     upstream_open = False
     rows = []
@@ -91,7 +93,10 @@ def status(
         print(f"{state.step!s:<24} {shown}" + "".join(f"\n{'':<26}{change}" for change in state.changes))
     following = next((row["step"] for row in rows if row["state"] != "done"), None)
     print(f"next: {following}" if following else f"all done: {current.folder / 'model.safetensors'}")
-    write_json(json_file, {"run_dir": str(current.folder), "steps": rows, "next": following})
+    owner = at_work(current.folder)
+    if owner:
+        print(f"running: {owner}")
+    write_json(json_file, {"run_dir": str(current.folder), "steps": rows, "next": following, "running": owner})
 
 
 def check(

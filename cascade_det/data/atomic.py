@@ -1,7 +1,6 @@
 """Files and folders that are there whole or not at all: written beside their place and renamed at the end."""
 
 # ruff: noqa: PTH105 - os.replace, which a test makes fail
-# ruff: noqa: PTH105 - os.replace, which a test makes fail
 from __future__ import annotations
 
 import json
@@ -22,9 +21,19 @@ def write_json_atomic(path: Path, obj: object, indent: int | None = None) -> Non
         TypeError: a value has no form in JSON; the old file stays.
     """
     text = json.dumps(obj, indent=indent, allow_nan=False, ensure_ascii=False, default=_plain)
+    write_text_atomic(path, text + "\n")
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Write `text` in UTF-8, replacing an old file at once."""
+    write_bytes_atomic(path, text.encode())
+
+
+def write_bytes_atomic(path: Path, data: bytes) -> None:
+    """Write `data`, replacing an old file at once; where that fails the old file stays."""
     temporary = _beside(path, "tmp")
     try:
-        temporary.write_text(text + "\n", encoding="utf-8")
+        temporary.write_bytes(data)
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

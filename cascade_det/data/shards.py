@@ -58,15 +58,22 @@ def write_shard(folder: Path, parts: Sequence[Crops], empty: Crops, facts: Mappi
     parts = list(parts) or [empty]
     pixels = np.concatenate([part.pixels for part in parts])
     columns = _columns(parts)
-    digest = hashlib.sha256(pixels.tobytes())
-    for name in sorted(columns):
-        digest.update(f"{name}:{columns[name].dtype}:{columns[name].shape}".encode() + columns[name].tobytes())
     counts = {role.name: int((columns["role"] == role).sum()) for role in SampleRole}
+    manifest = {"rows": len(pixels), "roles": counts, **facts}
+    manifest["digest"] = _digest(pixels, columns, manifest)
     with atomic_dir(folder) as beside:
         np.save(beside / "crops.npy", pixels)
         np.savez(beside / "truth.npz", **columns)  # type: ignore[arg-type]
-        manifest = {"rows": len(pixels), "roles": counts, "digest": digest.hexdigest(), **facts}
         (beside / "manifest.json").write_text(json.dumps(manifest, indent=1))
+
+
+def _digest(pixels: NDArray[np.uint8], columns: Mapping[str, NDArray[Any]], manifest: Mapping[str, Any]) -> str:
+    facts = {name: value for name, value in manifest.items() if name != "digest"}
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    for name in sorted(columns):
+        digest.update(f"{name}:{columns[name].dtype}:{columns[name].shape}".encode() + columns[name].tobytes())
+    return digest.hexdigest()
 
 
 def _columns(parts: Sequence[Crops]) -> dict[str, NDArray[Any]]:
@@ -102,6 +109,27 @@ def read_manifest(folder: Path) -> dict[str, Any]:
             f"{folder}: not a readable shard ({error}); delete it and run the same command again."
         ) from error
     return manifest
+
+
+def shard_fault(folder: Path) -> str | None:
+    """Read a shard as a whole; return what is wrong with it (missing, unreadable, changed), or None if it is sound."""
+    try:
+        manifest = read_manifest(folder)
+        pixels = np.load(folder / "crops.npy", mmap_mode="r")
+        with (folder / "truth.npz").open("rb") as file, np.load(file) as archive:  # numpy leaves a bad one open
+            columns = dict(archive)
+        if _digest(pixels, columns, manifest) != manifest["digest"]:
+            return "its content is not what was written"
+    except DataError:
+        return "its manifest is missing or cannot be read"
+    except Exception as error:  # numpy and zipfile raise many kinds on damaged files
+        return f"it cannot be read: {error}"
+    return None
+
+
+def shards_in(folder: Path) -> list[Path]:
+    """Return the shards of a folder in order; what a killed process left beside its place is none."""
+    return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 
 class Pool:

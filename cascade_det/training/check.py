@@ -17,7 +17,7 @@ from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
 from cascade_det.stages.refiner import Refiner
 from cascade_det.training.mining import build_views
-from cascade_det.training.pipeline import Run
+from cascade_det.training.plan import Plan
 
 _REACH_IOU = 0.65
 
@@ -46,7 +46,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
         refuse_overlap(train, val)
     _check_reach(report, recipe, train)
     _count_parameters(report, recipe)
-    steps = Run(recipe, say=say).steps
+    steps = Plan(recipe, say).steps
     report.lines.append("would run: " + ", ".join(map(str, steps)))
     report.lines.append(f"run directory: {recipe.run_dir}")
     report.facts["problems"] = report.problems

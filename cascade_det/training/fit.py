@@ -20,8 +20,10 @@ from typing import Any
 from cascade_det.core import registry
 from cascade_det.core.recipe import build_heads, build_stage, recipe_from_dict, recipe_to_dict, stage_train
 from cascade_det.core.schema import Recipe
-from cascade_det.data.atomic import write_json_atomic
+from cascade_det.data.atomic import write_bytes_atomic, write_json_atomic
 from cascade_det.errors import CascadeError, RecipeError, RunError
+from cascade_det.training.checkpoints import checkpoint_callback, newest_checkpoint
+from cascade_det.training.run_folder import explanation
 
 # Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
 _MALLOC = {
@@ -57,7 +59,8 @@ def run_fit(
     }
     write_json_atomic(folder / "job.json", job)
     command = [sys.executable, "-m", "cascade_det.training.fit", str(folder)]
-    result = subprocess.run(command, env={**_MALLOC, **os.environ}, check=False)
+    # in a session of its own, so that Ctrl-C reaches the parent alone, which then ends the child
+    result = subprocess.run(command, env={**_MALLOC, **os.environ}, start_new_session=True, check=False)
     if result.returncode != 0:
         raise RunError(
             f"fitting stage {stage!r} ended with exit code {result.returncode}; what it said stands above. "
@@ -78,8 +81,9 @@ def main(folder: Path) -> int:
         registry.load_plugin(plugin, Path(recipe.base_dir or "."))
     try:
         _fit(recipe, job, folder)
-    except CascadeError as error:
-        print(f"error: {error}", file=sys.stderr)
+    except (CascadeError, OSError) as error:
+        told = explanation(f"fit of {job['stage']!r}", folder, error) if isinstance(error, OSError) else error
+        print(f"error: {told}", file=sys.stderr)
         return 2
     return 0
 
@@ -103,8 +107,8 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
     train, val = _datasets(recipe, job, values)
     data = CropData(train, val, per_epoch)
     trainer = _trainer(recipe, stage, folder, epochs, values.ema or 0.0, per_epoch * epochs, val is not None)
-    last = folder / "checkpoints" / "last.ckpt"
-    trainer.fit(module, data, ckpt_path=str(last) if last.is_file() else None, weights_only=True)
+    last = newest_checkpoint(folder / "checkpoints", lambda line: print(line, file=sys.stderr))
+    trainer.fit(module, data, ckpt_path=last, weights_only=True)
     if trainer.is_global_zero:
         _save(network, folder, {k: float(v) for k, v in trainer.callback_metrics.items()})
 
@@ -173,7 +177,7 @@ def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, 
     if kind in ("tensorboard", "both"):
         loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
     calls: list[Any] = [
-        cb.ModelCheckpoint(folder / "checkpoints", filename="{epoch}", save_last=True, every_n_epochs=1, save_top_k=1),
+        checkpoint_callback(folder / "checkpoints"),
         _progress_bar(stage),
     ]
     if loggers:
@@ -216,12 +220,10 @@ def _progress_bar(stage: str) -> Any:
 
 
 def _save(network: Any, folder: Path, figures: dict[str, float]) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
-    beside = folder / ".tmp-weights.safetensors"
-    save_file(arrays, beside)
-    beside.replace(folder / "weights.safetensors")
+    write_bytes_atomic(folder / "weights.safetensors", save(arrays))
     write_json_atomic(folder / "figures.json", {k: round(v, 6) for k, v in figures.items()}, indent=1)
 
 

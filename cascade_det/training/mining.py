@@ -7,13 +7,17 @@ so shards are byte-equal for any number of workers.
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import multiprocessing
 import os
+import shutil
+import signal
 import threading
 import time
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +33,8 @@ from cascade_det.core.schema import Recipe
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
 from cascade_det.data.augment import PictureView
 from cascade_det.data.picture_set import PictureSet
-from cascade_det.data.shards import Crops, write_shard
-from cascade_det.errors import DataError
+from cascade_det.data.shards import Crops, shard_fault, write_shard
+from cascade_det.errors import DataError, MiningError
 from cascade_det.samplers.base import Sampler
 from cascade_det.samplers.from_cascade import FromCascade
 
@@ -241,21 +245,29 @@ def shard_folder(folder: Path, shard: int, prefix: str = "") -> Path:
     return folder / f"{prefix}{shard:05d}"
 
 
-def mine(job: MiningJob, folder: Path, progress: Progress) -> list[Path]:
+def mine(
+    job: MiningJob, folder: Path, progress: Progress, say: Callable[[str], None] = lambda line: None
+) -> list[Path]:
     """Mine all shards of a job that `folder` lacks, in parallel; return all of them in order.
 
     Args:
         job: what to mine.
-        folder: where shards go; those that are there are kept.
+        folder: where shards go; those that are there and sound are kept.
         progress: called with the number of pictures done, also for those already there.
+        say: writes one line for people.
     """
+    for left_over in folder.glob(".*"):  # of a killed process
+        shutil.rmtree(left_over, ignore_errors=True)
     folders = [shard_folder(folder, shard) for shard in range(job.shard_count)]
     tasks = []
     for shard, path in enumerate(folders):
-        if (path / "manifest.json").is_file():
+        fault = shard_fault(path) if path.is_dir() else "missing"
+        if fault is None:
             progress(len(job.chunk(shard)))
-        else:
-            tasks.append((shard, path))
+            continue
+        if path.is_dir():
+            say(f"{path}: a damaged shard ({fault}) is mined again")
+        tasks.append((shard, path))
     _run_pool(job, _mine_shard, tasks, progress)
     return folders
 
@@ -271,16 +283,37 @@ def cut_windows(
     return folders
 
 
+@contextlib.contextmanager
+def _children_without_ctrl_c() -> Iterator[None]:
+    """Mask Ctrl-C, which reaches all processes of a terminal, in those that start within: their parent ends them."""
+    if not hasattr(signal, "pthread_sigmask"):
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
 def _run_pool(job: MiningJob, task: Callable[..., int], calls: Sequence[tuple[Any, ...]], progress: Progress) -> None:
     if not calls:
         return
     workers = min(job.recipe.mine.workers or os.cpu_count() or 1, len(calls))
     context = multiprocessing.get_context("spawn")
     with concurrent.futures.ProcessPoolExecutor(workers, context, _start_worker, (job,)) as pool:
-        futures = [pool.submit(task, *call) for call in calls]
         try:
+            with _children_without_ctrl_c():
+                futures = [pool.submit(task, *call) for call in calls]
             for future in concurrent.futures.as_completed(futures):
                 progress(future.result())
+        except BrokenProcessPool as error:
+            raise MiningError(
+                f"mining for {job.stage!r}: a process was ended from outside, as the system does when memory runs out. "
+                f"Lower mine.workers, now {workers}, and give the same command again; finished shards are kept."
+            ) from error
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
+            for process in multiprocessing.active_children():  # or the pool waits until they have ended their shards
+                process.terminate()
             raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,9 +18,11 @@ def write_curves(folder: Path, stage: str) -> None:
     for log in sorted(folder.glob("log-*/metrics.csv"), key=lambda path: (len(path.parent.name), path)):
         with log.open(newline="") as file:
             for row in csv.DictReader(file):
-                for name, value in row.items():
-                    if name and value and name not in ("epoch", "step"):
-                        values.setdefault(name, {})[float(row["step"])] = float(value)
+                with contextlib.suppress(TypeError, ValueError):  # the last line of a fit that was killed
+                    step = float(row["step"])
+                    figures = {n: float(v) for n, v in row.items() if n and v and n not in ("epoch", "step")}
+                    for name, value in figures.items():
+                        values.setdefault(name, {})[step] = value
     curves = {name: (sorted(at), [at[step] for step in sorted(at)]) for name, at in values.items()}
     if curves:
         plot_training_curves(curves, folder / "curves.png", f"fit of {stage}", x_label="optimizer steps")

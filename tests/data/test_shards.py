@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cascade_det.core.types import CropPlan, CropTruth, SampleRole
-from cascade_det.data.shards import Crops, Pool, read_manifest, write_shard
+from cascade_det.data.shards import Crops, Pool, read_manifest, shard_fault, shards_in, write_shard
 from cascade_det.errors import DataError
 
 HW = (3, 4)
@@ -43,11 +43,62 @@ def crops(rows: int, seed: int = 0, image: int = 0, extras: Mapping[str, Any] | 
     )
 
 
+def table(folder: Path) -> list[bytes]:
+    """Return all that a pool reads of a shard."""
+    pool = Pool([folder])
+    rows = np.arange(len(pool))
+    truth = pool.truth(rows)
+    names = ("image", "view", "source", "window", "angle_deg", "mirror")
+    columns = [truth.role, truth.box, truth.has_box, truth.points, truth.points_known, *map(pool.column, names)]
+    return [pool.pixels(rows).tobytes(), *(np.asarray(column).tobytes() for column in columns)]
+
+
 def write(folder: Path, *shards: list[Crops]) -> list[Path]:
     folders = [folder / f"{number:05d}" for number in range(len(shards))]
     for path, parts in zip(folders, shards, strict=True):
         write_shard(path, parts, crops(0), FACTS)
     return folders
+
+
+class TestFaults:
+    def test_sound(self, tmp_path: Path) -> None:
+        assert [shard_fault(path) for path in write(tmp_path, [], [crops(0)], [crops(9)])] == [None] * 3
+
+    def test_missing(self, tmp_path: Path) -> None:
+        assert shard_fault(tmp_path / "none") == "its manifest is missing or cannot be read"
+
+    @pytest.mark.parametrize("name", ["crops.npy", "truth.npz", "manifest.json"])
+    def test_a_flipped_byte_is_found_wherever_it_matters(self, tmp_path: Path, name: str) -> None:
+        (folder,) = write(tmp_path, [crops(40)])
+        content, manifest = table(folder), read_manifest(folder)
+        data = (folder / name).read_bytes()
+        found = 0
+        for position in np.linspace(0, len(data) - 1, 150).astype(int).tolist():
+            flipped = bytearray(data)
+            flipped[position] ^= 0x10
+            (folder / name).write_bytes(flipped)
+            if shard_fault(folder) is None:  # a time stamp in a zip, a blank: nothing that is read
+                assert table(folder) == content
+                assert read_manifest(folder) == manifest
+            else:
+                found += 1
+        assert found > 75
+
+    @pytest.mark.parametrize("name", ["crops.npy", "truth.npz", "manifest.json"])
+    @pytest.mark.parametrize("share", [0.0, 0.5, None])
+    def test_a_file_cut_short_or_gone(self, tmp_path: Path, name: str, share: float | None) -> None:
+        (folder,) = write(tmp_path, [crops(40)])
+        data = (folder / name).read_bytes()
+        (folder / name).unlink()
+        if share is not None:
+            (folder / name).write_bytes(data[: int(len(data) * share)])
+        assert shard_fault(folder) is not None
+
+    def test_what_a_killed_process_left_is_no_shard(self, tmp_path: Path) -> None:
+        assert shards_in(tmp_path / "none") == []
+        folders = write(tmp_path, [crops(1)], [crops(2)])
+        write_shard(tmp_path / ".tmp-00007-1", [], crops(0), FACTS)
+        assert shards_in(tmp_path) == folders
 
 
 class TestEmpty:

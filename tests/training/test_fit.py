@@ -59,6 +59,12 @@ def curves(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return drawn[0]
 
 
+def flip_byte(path: Path, position: int) -> None:
+    data = bytearray(path.read_bytes())
+    data[position] ^= 0xFF
+    path.write_bytes(data)
+
+
 def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
     """Make training step number `step` fail as a killed process would."""
     whole = StageModule.training_step
@@ -72,9 +78,18 @@ def interrupt_at(monkeypatch: pytest.MonkeyPatch, step: int) -> None:
 
 
 class TestFit:
-    @pytest.mark.parametrize("overrides", [(), ("train.ema=0",)])
+    @pytest.mark.parametrize(
+        ("overrides", "damaged", "goes_on_at"),
+        [((), 0, 20), (("train.ema=0",), 0, 20), ((), 1, 10), ((), 2, 0)],
+    )
     def test_an_interrupted_fit_ends_with_the_weights_of_an_undisturbed_one(
-        self, job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+        self,
+        job: Callable[..., Path],
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+        overrides: tuple[str, ...],
+        damaged: int,
+        goes_on_at: int,
     ) -> None:
         whole, stopped = job("whole", *overrides), job("stopped", *overrides)
         assert fit.main(whole) == 0
@@ -82,7 +97,10 @@ class TestFit:
             interrupt_at(patch, 25)  # in the third epoch of ten steps
             with pytest.raises(RuntimeError, match="interrupted"):
                 fit.main(stopped)
-        assert (stopped / "checkpoints" / "last.ckpt").is_file()
+        checkpoints = sorted((stopped / "checkpoints").iterdir(), reverse=True)
+        assert [path.name for path in checkpoints] == ["step=000000020.ckpt", "step=000000010.ckpt"]
+        for path in checkpoints[:damaged]:
+            flip_byte(path, path.stat().st_size // 2)
         assert not (stopped / "weights.safetensors").exists()
         steps: list[int] = []
         once = StageModule.training_step
@@ -93,7 +111,8 @@ class TestFit:
 
         monkeypatch.setattr(StageModule, "training_step", counted)
         assert fit.main(stopped) == 0
-        assert steps == list(range(20, 40))
+        assert steps == list(range(goes_on_at, 40))
+        assert capsys.readouterr().err.count("the checkpoint is damaged") == damaged
         assert equal(weights(whole), weights(stopped))
         figures = [json.loads((folder / "figures.json").read_text()) for folder in (whole, stopped)]
         assert figures[0] == figures[1]

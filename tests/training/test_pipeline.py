@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
 from cascade_det.cli.app import main
 from cascade_det.core.types import SampleRole
@@ -41,3 +44,27 @@ def test_a_second_round_mines_the_mistakes_of_the_first(tiny_recipe: Callable[[]
     assert job["shards"] == [str(path) for path in [*shards(rnet / "mine"), *shards(rnet / "mine-2")]]
     assert job["start"] == str(rnet / "fit" / "weights.safetensors")
     assert (rnet / "fit-2" / "weights.safetensors").read_bytes() != (rnet / "fit" / "weights.safetensors").read_bytes()
+
+
+def test_damaged_shards_are_found_and_mined_again(tiny_copy: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    """A flipped byte, a shard that is gone and a manifest cut short: the next fit mends them and ends as before."""
+    pnet, model = tiny_copy.folder / "pnet", tiny_copy.model.read_bytes()
+    before = {path: path.read_bytes() for path in (pnet / "mine").rglob("*.np*")}
+    first, second = shards(pnet / "mine")
+    pixels = bytearray((first / "crops.npy").read_bytes())
+    pixels[len(pixels) // 2] ^= 1
+    (first / "crops.npy").write_bytes(pixels)
+    shutil.rmtree(second)
+    manifest = pnet / "mine" / "val" / "00000" / "manifest.json"
+    manifest.write_text(manifest.read_text()[:20])
+
+    assert main(["train", str(tiny_copy.recipe), "--json", str(tiny_copy.folder / "m.json")]) == 0
+    assert "mined again" not in capsys.readouterr().err  # nothing reads them: nothing is lost by them
+    shutil.rmtree(pnet / "fit")
+    assert main(["train", str(tiny_copy.recipe)]) == 0
+    err = capsys.readouterr().err
+    assert "pnet mine: mined again where it is damaged" in err
+    assert f"{first}: a damaged shard (its content is not what was written) is mined again" in err
+    assert {path: path.read_bytes() for path in (pnet / "mine").rglob("*.np*")} == before
+    assert "rnet fit: done before" in err
+    assert tiny_copy.model.read_bytes() == model

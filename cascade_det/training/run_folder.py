@@ -1,0 +1,119 @@
+"""Who may work in a run directory: one process at a time, for one recipe."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import json
+import os
+import platform
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from cascade_det.data.atomic import write_json_atomic, write_text_atomic
+from cascade_det.errors import RunError
+
+_LOCK, _OWNER, _RECIPE = ".lock", ".owner.json", "recipe.yaml"
+_WAIT_S = 3.0  # the processes of a run that was killed end within a second or two
+
+
+@contextlib.contextmanager
+def claim(folder: Path, name: str, recipe_yaml: str) -> Iterator[None]:
+    """Hold the run directory for this process and write the recipe into it; it is made if missing.
+
+    The operating system gives the lock back when the process ends, however that happens.
+
+    Args:
+        folder: the run directory.
+        name: of the recipe.
+        recipe_yaml: its text.
+
+    Raises:
+        RunError: another recipe's run or another process is in it, or it cannot be written.
+    """
+    from filelock import FileLock, Timeout
+
+    with explain_os_errors(f"run_dir={folder}", folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        _refuse_other_recipe(folder, name)
+        lock = FileLock(folder / _LOCK)
+        try:
+            lock.acquire(timeout=_WAIT_S)
+        except Timeout:
+            raise RunError(
+                f"run_dir={folder}: {_description(folder)} is at work in it. Wait for it or stop it; "
+                "or choose another run_dir=."
+            ) from None
+        try:
+            mine = {"pid": os.getpid(), "host": platform.node(), "since": _now()}
+            write_json_atomic(folder / _OWNER, mine)
+            write_text_atomic(folder / _RECIPE, recipe_yaml)
+        except BaseException:
+            lock.release()
+            raise
+    try:
+        yield
+    finally:
+        (folder / _OWNER).unlink(missing_ok=True)
+        lock.release()
+
+
+def at_work(folder: Path) -> str | None:
+    """Return a description of the process that holds the run directory, None where none does."""
+    from filelock import FileLock, Timeout
+
+    if not (folder / _LOCK).is_file():
+        return None
+    try:
+        with FileLock(folder / _LOCK, timeout=0):
+            return None
+    except Timeout:
+        return _description(folder)
+    except OSError:  # a folder that only its owner may write to
+        return None
+
+
+@contextlib.contextmanager
+def explain_os_errors(what: str, folder: Path) -> Iterator[None]:
+    """Turn an `OSError` (disk full, no permission) into a `RunError` that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        raise RunError(explanation(what, folder, error)) from error
+
+
+def explanation(what: str, folder: Path, error: OSError) -> str:
+    """Return one paragraph on an `OSError` of a step that writes to `folder`."""
+    reason = error.strerror or str(error)  # numpy's failed writes have no number
+    place = f"{error.filename}: " if error.filename else ""
+    try:
+        room = f"; {shutil.disk_usage(folder).free / 2**20:,.0f} MiB are free there"
+    except OSError:
+        room = ""
+    return (
+        f"{what}: {place}{reason}{room}. Finished work is kept: make room or allow writing and give the same command "
+        "again, or choose another run_dir=."
+    )
+
+
+def _refuse_other_recipe(folder: Path, name: str) -> None:
+    recipe = folder / _RECIPE
+    if recipe.is_file() and f"\nname: {name}\n" not in f"\n{recipe.read_text()}":
+        raise RunError(
+            f"run_dir={folder}: holds the run of another recipe (see its recipe.yaml). Choose another "
+            "run_dir=, or delete the folder."
+        )
+
+
+def _description(folder: Path) -> str:
+    try:
+        owner: dict[str, Any] = json.loads((folder / _OWNER).read_text())
+        return f"process {owner['pid']} on {owner['host']} (since {owner['since']})"
+    except (OSError, ValueError, KeyError):
+        return "another process"
+
+
+def _now() -> str:
+    return datetime.datetime.now().astimezone().isoformat(timespec="seconds")
