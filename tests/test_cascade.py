@@ -113,6 +113,14 @@ class TestBatch:
         for image, found in zip(pictures, together, strict=True):
             assert_close(found, cascade.run([image], upto, score=0.3)[0])
 
+    @pytest.mark.parametrize("size", [1, 2, 7])
+    def test_any_batch_size(self, cascade: Cascade, pictures: list[NDArray[np.uint8]], size: int) -> None:
+        many = (pictures * 3)[:14]
+        expected = [cascade(image, score=0.3) for image in many]
+        batches = [cascade.batch(many[start : start + size], score=0.3) for start in range(0, len(many), size)]
+        for found, wanted in zip([found for batch in batches for found in batch], expected, strict=True):
+            assert_close(found, wanted)
+
     @examples(max_examples=10, deadline=None)
     @given(order=st.permutations(range(5)), repeat=st.integers(1, 3))
     def test_any_order_and_more_than_one_batch(

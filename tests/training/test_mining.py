@@ -51,14 +51,14 @@ class TestWorkers:
         self, tiny: Any, tmp_path: Path, stage: str, pictures: int, shard_images: int
     ) -> None:
         results = {}
-        for workers in (1, 3):
+        for workers in (1, 2, 3):
             overrides = (f"mine.workers={workers}", f"mine.shard_images={shard_images}", FLIPPED)
             done: list[int] = []
             folders = mine(job(tiny, stage, range(pictures), *overrides), tmp_path / str(workers), done.append)
             assert len(folders) == -(-pictures // shard_images)
             assert sum(done) == pictures
             results[workers] = contents(tmp_path / str(workers))
-        assert results[1] == results[3]
+        assert results[1] == results[2] == results[3]
         pool = Pool(folders)
         assert {SampleRole.negative, SampleRole.positive, SampleRole.part} == set(pool.role)
         assert np.unique(pool.column("image")).tolist() == list(range(pictures))
