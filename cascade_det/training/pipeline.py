@@ -25,8 +25,8 @@ from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
 from cascade_det.core.shipped import find_shipped
 from cascade_det.data.atomic import write_json_atomic
-from cascade_det.data.picture_set import PictureSet, calibration_split, refuse_overlap
-from cascade_det.errors import DataError, RunError, choices
+from cascade_det.data.picture_set import PictureSet, calibration_split, refuse_overlap, remarks
+from cascade_det.errors import RunError, choices
 from cascade_det.evaluation.run import evaluate_sources, scored_pictures, summary_line
 from cascade_det.training import mining_report
 from cascade_det.training.backfill import backfill
@@ -206,11 +206,9 @@ class Run:
         return {str(step): float((self._done(step) or {}).get("seconds", 0)) for step in self.steps}
 
     def _prepare(self) -> None:
-        if not self.recipe.data.train or not self.recipe.data.val:
-            raise DataError("data.train and data.val each need at least one source.")
         for pictures, split in ((self.train_pictures, "train"), (self.val_pictures, "val")):
-            if len(pictures) == 0:
-                raise DataError(f"data.{split}: the sources {pictures.names} hold no picture.")
+            for line in remarks(pictures, split):
+                self._say(line)
         refuse_overlap(self.train_pictures, self.val_pictures)
         build_views(self.recipe)  # a wrong transform is told here, not by a broken pool of processes
         self.folder.mkdir(parents=True, exist_ok=True)
