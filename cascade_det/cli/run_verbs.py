@@ -42,10 +42,9 @@ _SAVE_AS = ("coco", "csv")
 
 def load(model: str, preset: str | None, device: str, threads: int | None, allow_plugins: bool) -> Cascade:
     """Load a model as the shared flags say."""
-    from cascade_det.cascade import Cascade, find_model
-    from cascade_det.model_file import load_model
+    from cascade_det.cascade import Cascade, named_plugins
 
-    plugins = load_model(find_model(model)).recipe.get("plugins", []) if allow_plugins else ()
+    plugins = named_plugins(model) if allow_plugins else ()
     return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads)
 
 

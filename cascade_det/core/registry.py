@@ -17,7 +17,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, TypeVar
 
-from cascade_det.errors import RecipeError, choices
+from cascade_det.errors import CascadeError, RecipeError, choices
 
 ENTRY_POINT_GROUP = "cascade_det.plugins"
 _Class = TypeVar("_Class", bound=Callable[..., Any])
@@ -94,8 +94,11 @@ class Registry:
         accepted = inspect.signature(part).parameters
         try:
             return part(**{k: v for k, v in given.items() if k in accepted}, **params)
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"{key}.params: {self.kind} {name!r} refuses {dict(params)!r}: {error}") from error
+        except CascadeError:
+            raise
+        except Exception as error:  # a constructor, of a plug-in too, may stumble over a wrong value in any way
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RecipeError(f"{key}.params: {self.kind} {name!r} refuses {dict(params)!r}: {reason}") from error
 
     def check_params(self, name: str, params: Mapping[str, Any], key: str, given: Mapping[str, Any]) -> None:
         """Raise a `RecipeError` where `params` do not fit the signature of the part `name`."""
@@ -156,21 +159,27 @@ def load_plugin(name: str, base: Path) -> None:
     Raises:
         RecipeError: nothing of this name can be imported; the message says what was tried.
     """
-    if name.endswith(".py"):
-        _load_file((base / name).resolve())
-        return
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     try:
-        if name in points:
+        if name.endswith(".py"):
+            _load_file((base / name).resolve())
+        elif name in points:
             points[name].load()
         elif not name or name.startswith("."):
-            raise ModuleNotFoundError(f"{name!r} is no module name")
+            raise ModuleNotFoundError(f"{name!r} is no module name", name=name)
         else:
             importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except CascadeError:
+        raise
+    except (Exception, SystemExit) as error:  # the code of a plug-in may fail in any way, also by ending the program
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
+            raise RecipeError(
+                f"plugins: {name!r} cannot be loaded ({error}). Name an importable module, a .py file or an installed "
+                f"entry point; {choices(name, points)}."
+            ) from error
         raise RecipeError(
-            f"plugins: {name!r} cannot be loaded ({error}). Name an importable module, a .py file or an installed "
-            f"entry point; {choices(name, points)}."
+            f"plugins: {name!r} cannot be loaded, its code raises {type(error).__name__}: "
+            f"{' '.join(str(error).split())}. Mend the plug-in; --debug shows where."
         ) from error
 
 
