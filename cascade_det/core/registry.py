@@ -14,8 +14,8 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
 from cascade_det.errors import CascadeError, RecipeError, choices
 
@@ -75,6 +75,10 @@ class Registry:
             )
         return self._parts[name]
 
+    def parameters(self, name: str) -> list[str]:
+        """Return the names of what the constructor of a part takes, given by a recipe or by the framework."""
+        return list(inspect.signature(self.get(name)).parameters)
+
     def build(self, name: str, params: Mapping[str, Any], key: str, /, **given: Any) -> Any:
         """Construct the part `name` from a recipe's `params` and from what the framework gives it.
 
@@ -102,7 +106,7 @@ class Registry:
 
     def check_params(self, name: str, params: Mapping[str, Any], key: str, given: Mapping[str, Any]) -> None:
         """Raise a `RecipeError` where `params` do not fit the signature of the part `name`."""
-        accepted = inspect.signature(self.get(name, f"{key}.kind")).parameters
+        accepted = _parameters(self.get(name, f"{key}.kind"))
         open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         own = {
             n: p for n, p in accepted.items() if n not in given and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
@@ -113,6 +117,8 @@ class Registry:
                     f"{key}.params.{param}={value!r}: {self.kind} {name!r} has no such parameter; "
                     f"{choices(param, own)}."
                 )
+            if param in own:
+                _check_type(f"{key}.params.{param}", value, own[param].annotation)
         missing = [n for n, p in own.items() if p.default is p.empty and n not in params]
         if missing:
             raise RecipeError(f"{key}.params: {self.kind} {name!r} needs {', '.join(missing)}; add it to the recipe.")
@@ -122,6 +128,33 @@ class Registry:
             self._loaded = True
             for module in self._builtin_modules:
                 importlib.import_module(module)
+
+
+def _parameters(part: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a constructor, with types instead of their names where these can be found."""
+    try:
+        return inspect.signature(part, eval_str=True).parameters
+    except NameError:  # a type that is imported for the type checker alone
+        return inspect.signature(part).parameters
+
+
+_PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+    type(None): ((type(None),), "null"),
+}
+
+
+def _check_type(key: str, value: object, annotation: Any) -> None:
+    """Raise a `RecipeError` where a parameter is annotated with plain types alone and the value has none of them."""
+    wanted = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not all(isinstance(kind, type) and kind in _PLAIN for kind in wanted):
+        return
+    fits = [isinstance(value, _PLAIN[kind][0]) and isinstance(value, bool) <= (kind is bool) for kind in wanted]
+    if not any(fits):
+        raise RecipeError(f"{key}={value!r}: must be {' or '.join(_PLAIN[kind][1] for kind in wanted)}.")
 
 
 def _origin(part: Callable[..., Any]) -> str:

@@ -40,6 +40,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
     """
     report = CheckReport()
     build_views(recipe)
+    _count_parameters(report, recipe)  # builds every net: a value that it refuses is told before missing data
     train, val = PictureSet.of(recipe, "train"), PictureSet.of(recipe, "val")
     for split, pictures in (("train", train), ("val", val)):
         _check_data(report, split, pictures)
@@ -50,7 +51,6 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
     if not report.problems:
         refuse_overlap(train, val)
     _check_reach(report, recipe, train)
-    _count_parameters(report, recipe)
     steps = Run(recipe, say=say).steps
     report.lines.append("would run: " + ", ".join(map(str, steps)))
     report.lines.append(f"run directory: {recipe.run_dir}")
