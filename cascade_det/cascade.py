@@ -47,6 +47,7 @@ class Cascade:
         backend: str | None = None,
         preset: str | None = None,
         threads: int | None = None,
+        plugin_dir: str | Path | None = None,
     ) -> Cascade:
         """Load a model file, a run directory or a shipped model by name.
 
@@ -57,6 +58,7 @@ class Cascade:
             backend: "torch", the only one so far.
             preset: named set of overrides of the model's recipe.
             threads: torch compute threads, process-wide.
+            plugin_dir: folder that ``.py`` files among `plugins` are resolved against; the model's where absent.
 
         Raises:
             ModelError: no such model, a damaged one, or one that needs a plug-in not named in `plugins`.
@@ -68,7 +70,7 @@ class Cascade:
         _refuse_plugins(path, contents, plugins)
         recipe = recipe_from_dict({**contents.recipe, "base_dir": None}, path.parent, preset=preset, where=str(path))
         for plugin in plugins:
-            registry.load_plugin(plugin, path.parent)
+            registry.load_plugin(plugin, Path(plugin_dir or path.parent))
         held = [name for name in recipe.stages if name in contents.arrays]  # a cascade in training may end earlier
         if not held or held != list(recipe.stages)[: len(held)] or len(held) != len(contents.arrays):
             raise ModelError(

@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 
+from cascade_det.cascade import Cascade
 from cascade_det.cli.app import main
 from cascade_det.core import registry
+from cascade_det.core.recipe import load_recipe
+from cascade_det.training.mining import Miner, MiningJob
 from cascade_det.training.pipeline import Run
 
 Write = Callable[[], Path]
@@ -179,3 +182,13 @@ def test_a_plug_ins_part_that_fails(tiny_recipe: Write, plugins: Path, capsys: p
     recipe = tiny_recipe()
     recipe.write_text(recipe.read_text().replace("{kind: mtcnn_pnet, params: {activation: relu}}", "{kind: odd}"))
     assert "stages.pnet.net.params: net 'odd' refuses {}" in refused(["check", str(recipe), "plugins=[odd.py]"], capsys)
+
+
+def test_a_plug_in_beside_the_recipe_is_found_while_mining(tiny_recipe: Write, plugins: Path) -> None:
+    """The second stage is mined with the model of the first, which lies elsewhere than the recipe."""
+    (plugins / "harmless.py").write_text("")
+    recipe = load_recipe(tiny_recipe(), "plugins=[harmless.py]")
+    cascade = Cascade.build(recipe, upto="pnet")
+    cascade.save(plugins / "elsewhere" / "before.safetensors")
+    job = MiningJob(recipe, "rnet", "train", 1, [0], plugins / "elsewhere" / "before.safetensors")
+    assert Miner(job).cascade is not None

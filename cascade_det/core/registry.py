@@ -222,7 +222,9 @@ def _load_file(path: Path) -> None:
         return
     spec = importlib.util.spec_from_file_location(module_name, path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise RecipeError(f"plugins: the file {path} does not exist; a path is resolved against the recipe's folder.")
+        raise RecipeError(
+            f"plugins: the file {path} does not exist; a path is resolved against the recipe's folder, or the model's."
+        )
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:
