@@ -2,8 +2,8 @@
 
     taskset -c 0 python benchmarks/training_data.py [--rounds 7]
 
-Feeding: batches of 12-pixel crops from shards on disk, with mirror, jitter and every head's targets. Labelling: roles of
-candidate windows against the objects of a picture, as mining does it.
+Feeding: batches of 12-pixel crops from shards on disk, with mirror, jitter and every head's targets. Labelling: roles
+of candidate windows against the objects of a picture, as mining does it.
 """
 
 from __future__ import annotations

@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from cascade_det.core import registry
 from cascade_det.core.imaging import Border, Resample, Resampler, to_image
 from cascade_det.core.nms import NmsMode
-from cascade_det.core.recipe import build_stage, recipe_from_dict, recipe_to_dict
+from cascade_det.core.recipe import build_stage, recipe_from_dict, recipe_to_dict, validate
 from cascade_det.core.schema import Recipe
 from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.core.types import Detections
-from cascade_det.errors import ModelError, choices
+from cascade_det.errors import ModelError, RecipeError, choices
 from cascade_det.model_file import ModelContents, load_model, save_model
 from cascade_det.stages.base import Stage, StageSettings
 
@@ -47,6 +47,7 @@ class Cascade:
         backend: str | None = None,
         preset: str | None = None,
         threads: int | None = None,
+        plugin_dir: str | Path | None = None,
     ) -> Cascade:
         """Load a model file, a run directory or a shipped model by name.
 
@@ -57,6 +58,7 @@ class Cascade:
             backend: "torch", the only one so far.
             preset: named set of overrides of the model's recipe.
             threads: torch compute threads, process-wide.
+            plugin_dir: folder that ``.py`` files among `plugins` are resolved against; the model's where absent.
 
         Raises:
             ModelError: no such model, a damaged one, or one that needs a plug-in not named in `plugins`.
@@ -66,15 +68,21 @@ class Cascade:
         path = find_model(model)
         contents = load_model(path)
         _refuse_plugins(path, contents, plugins)
-        recipe = recipe_from_dict(contents.recipe, path.parent, preset=preset, where=str(path))
+        recipe = recipe_from_dict({**contents.recipe, "base_dir": None}, path.parent, preset=preset, where=str(path))
         for plugin in plugins:
-            registry.load_plugin(plugin, Path(recipe.base_dir or "."))
+            registry.load_plugin(plugin, Path(plugin_dir or path.parent))
         held = [name for name in recipe.stages if name in contents.arrays]  # a cascade in training may end earlier
-        if not held or held != list(recipe.stages)[: len(held)]:
-            raise ModelError(f"{path}: holds weights of the stages {held}, its recipe has {list(recipe.stages)}.")
-        cascade = Cascade.build(recipe, contents.thresholds, upto=held[-1])
-        for stage in cascade.stages:
-            stage.load_arrays(contents.arrays[stage.name])
+        if not held or held != list(recipe.stages)[: len(held)] or len(held) != len(contents.arrays):
+            raise ModelError(
+                f"{path}: holds weights of the stages {list(contents.arrays)}, its recipe has {list(recipe.stages)}."
+            )
+        try:
+            validate(recipe)
+            cascade = Cascade.build(recipe, contents.thresholds, upto=held[-1])
+            for stage in cascade.stages:
+                stage.load_arrays(contents.arrays[stage.name])
+        except (RecipeError, ModelError) as error:
+            raise ModelError(f"{path}: {error}") from error
         return cascade.to(device, threads)
 
     @staticmethod
@@ -229,6 +237,23 @@ def _refuse_plugins(path: Path, contents: ModelContents, allowed: Sequence[str])
             f"{path}: the model needs the plug-in {needed[0]!r}, and loading a model imports nothing that the caller "
             f"did not allow. Pass plugins={needed!r}, or --allow-plugins on the command line."
         )
+
+
+def named_plugins(model: str | Path) -> list[str]:
+    """Return the plug-ins that a model names, for a caller who allows them all.
+
+    Raises:
+        ModelError: one is a file outside of the model's folder: a model that came from elsewhere could name any.
+    """
+    path = find_model(model)
+    plugins = [str(name) for name in load_model(path).recipe.get("plugins", [])]
+    for name in plugins:
+        if name.endswith(".py") and (PurePath(name).is_absolute() or ".." in PurePath(name).parts):
+            raise ModelError(
+                f"{path}: the model names the plug-in {name!r}, which lies outside of its folder, so --allow-plugins "
+                f"does not import it. Load the model from Python with plugins=[{name!r}]."
+            )
+    return plugins
 
 
 def find_model(model: str | Path) -> Path:

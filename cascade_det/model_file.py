@@ -55,7 +55,8 @@ def load_model(path: Path) -> ModelContents:
     """Read a model file. Nothing is executed or imported.
 
     Raises:
-        ModelError: missing, truncated, not a model of this package, damaged, or of a newer format.
+        ModelError: missing, truncated, not a model of this package, damaged, of a newer format, or with values that
+            no training gives (weights that are not finite, thresholds that are no probabilities).
     """
     from safetensors import SafetensorError, safe_open
 
@@ -70,7 +71,7 @@ def load_model(path: Path) -> ModelContents:
             text = (file.metadata() or {}).get(_METADATA_KEY)
             names = file.keys() if text is not None else ()
             flat = {name: file.get_tensor(name) for name in names}
-    except (SafetensorError, OSError, ValueError) as error:
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # the last two: odd dtypes
         raise ModelError(f"{path}: not a readable model file ({error}).") from error
     if text is None:
         raise ModelError(f"{path}: a safetensors file, but no cascade_det model (its metadata lacks the recipe).")
@@ -81,19 +82,35 @@ def _contents(path: Path, text: str, flat: Mapping[str, NDArray[Any]]) -> ModelC
     try:
         header = json.loads(text)
         if header["format"] != FORMAT:
-            newer = f"model format {header['format']}; this version reads format {FORMAT}"
+            newer = f"model format {str(header['format'])[:20]}; this version reads format {FORMAT}"
             raise ModelError(f"{path}: {newer}. Update cascade_det.")
         recipe, digest = dict(header["recipe"]), header.pop("digest")
         thresholds = {stage: dict(values) for stage, values in header["thresholds"].items()}
         arrays: dict[str, dict[str, NDArray[Any]]] = {stage: {} for stage in header.get("stages", ())}
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{path}: the model's metadata is damaged ({error}).") from error
     if digest not in (_digest(flat, header), _digest(flat)):  # the first models have a checksum of the weights alone
         raise ModelError(f"{path}: the content does not match its checksum; the file is damaged, get it again.")
     for name, array in flat.items():
         stage, _, inner = name.partition("/")
         arrays.setdefault(stage, {})[inner] = array
+    _check_values(path, recipe, thresholds, flat)
     return ModelContents(recipe, thresholds, arrays)
+
+
+def _check_values(
+    path: Path, recipe: Mapping[str, Any], thresholds: Mapping[str, Mapping[str, Any]], flat: Mapping[str, NDArray[Any]]
+) -> None:
+    plugins = recipe.get("plugins", [])
+    if not isinstance(plugins, list) or not all(isinstance(name, str) for name in plugins):
+        raise ModelError(f"{path}: its recipe has plugins={plugins!r}, which is no list of names.")
+    for stage, values in thresholds.items():
+        for purpose, value in values.items():
+            if type(value) not in (int, float) or not 0 <= value <= 1:
+                raise ModelError(f"{path}: the threshold {stage}.{purpose}={value!r} must lie in [0, 1].")
+    for name, array in flat.items():
+        if array.dtype.kind in "fc" and not np.isfinite(array).all():
+            raise ModelError(f"{path}: the array {name!r} holds NaN or infinite values; train it again, at a lower lr.")
 
 
 def _digest(flat: Mapping[str, NDArray[Any]], header: Mapping[str, Any] | None = None) -> str:

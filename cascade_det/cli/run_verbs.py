@@ -42,10 +42,9 @@ _SAVE_AS = ("coco", "csv")
 
 def load(model: str, preset: str | None, device: str, threads: int | None, allow_plugins: bool) -> Cascade:
     """Load a model as the shared flags say."""
-    from cascade_det.cascade import Cascade, find_model
-    from cascade_det.model_file import load_model
+    from cascade_det.cascade import Cascade, named_plugins
 
-    plugins = load_model(find_model(model)).recipe.get("plugins", []) if allow_plugins else ()
+    plugins = named_plugins(model) if allow_plugins else ()
     return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads)
 
 
@@ -231,6 +230,7 @@ def evaluate(
     source = _truth(cascade, data_format, images, annotations)
     evaluators = _evaluators(metrics, group_by)
     options = checked_options(cascade, upto, min_object, score)
+    _tell_about(source, annotations)
     if score is None:
         say(f"detections are kept down to a score of {EVALUATION_SCORE} so that AP is not cut short")
     figures, errors = _score(cascade, source, evaluators, folder, options)
@@ -250,6 +250,19 @@ def _truth(cascade: Cascade, data_format: str, images: Path, annotations: Path) 
     given = {"num_points": len(cascade.recipe.object.points), "object_category": cascade.recipe.object.category}
     source: Source = SOURCES.build(data_format, params, "--annotations", base_dir=".", **given)
     return source
+
+
+def _tell_about(source: Source, annotations: Path) -> None:
+    """Say what of the truth cannot be scored; a truth without pictures is refused."""
+    from cascade_det.data.sources import left_out
+
+    pictures = len(source.pictures)
+    if pictures == 0:
+        raise DataError(f"--annotations {annotations}: holds no picture; name a truth with some under `images`.")
+    if left_out(source):
+        say(f"{annotations}: left out: {left_out(source)}")
+    if all(source.annotations(index).ignore.all() for index in range(pictures)):
+        say(f"{annotations}: none of its {pictures:,} pictures holds an object that counts, so AP and recall are -1")
 
 
 def _evaluators(metrics: str, group_by: str | None) -> dict[str, Evaluator]:

@@ -14,7 +14,10 @@ _SHARES = {
     "hardest_share", "share", "detect_recall", "mine_recall", "nms", "nms_across_levels", "mirror", "brightness",
     "contrast", "colour", "grey", "blur", "cover", "ema",
 }  # fmt: skip
-_POSITIVE = {"samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "min_object_px", "validations"}
+_POSITIVE = {
+    "samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "min_object_px", "validations",
+    "scale", "detect_recall", "mine_recall", "max_images",
+}  # fmt: skip
 _CHOICES = {
     "reduction": ("mean", "hardest"),
     "nms_mode": ("union", "minimum"),
@@ -37,6 +40,18 @@ def check_values(recipe: Recipe) -> None:
             f"object.flip_points={flip}: must hold each of 0..{count - 1} once, one entry a point, and name pairs: "
             "a point that becomes another in a mirror is what the other becomes."
         )
+    if len(set(recipe.object.points)) != count:
+        raise RecipeError(f"object.points={recipe.object.points}: each point needs its own name.")
+    for key in ("name", "run_dir"):
+        if not getattr(recipe, key).strip():
+            raise RecipeError(f"{key}={getattr(recipe, key)!r}: must not be empty; it names the folder of the run.")
+    if recipe.seed >= 2**32:
+        raise RecipeError(f"seed={recipe.seed}: must be lower than {2**32:,}.")
+    if recipe.calibrate.share == 1:
+        raise RecipeError("calibrate.share=1: must be lower than 1, or no picture is left to mine.")
+    low, high = recipe.pyramid.min_object_px, recipe.pyramid.max_object_px
+    if high is not None and high < low:
+        raise RecipeError(f"pyramid.max_object_px={high}: must not be lower than pyramid.min_object_px={low}.")
     if recipe.border.value > 255:
         raise RecipeError(f"border.value={recipe.border.value}: must lie in [0, 255].")
     if not 0 < recipe.pyramid.factor < 1:
@@ -105,7 +120,7 @@ def _check_mix(key: str, mix: Any) -> None:
         return
     if not isinstance(mix, dict) or not mix or set(mix) - set(_ROLES):
         raise RecipeError(f"{key}={mix!r}: must be 'natural' or proportions of {', '.join(_ROLES)}.")
-    if not all(isinstance(share, (int, float)) for share in mix.values()) or sum(mix.values()) <= 0:
+    if not all(type(share) in (int, float) for share in mix.values()) or sum(mix.values()) <= 0:
         raise RecipeError(f"{key}={mix!r}: proportions are numbers, at least one of them greater than 0.")
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cascade_det.core import registry
+from cascade_det.core.checks import check_values
 from cascade_det.core.schema import Recipe, SourcePart, StageSection, StageTrain
 from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.errors import RecipeError, choices
@@ -44,6 +45,10 @@ def load_recipe(recipe: str | Path, *overrides: str, preset: str | None = None) 
     for plugin in loaded.plugins:
         registry.load_plugin(plugin, Path(loaded.base_dir or "."))
     validate(loaded)
+    presets = data.get("presets")
+    for name in presets if isinstance(presets, dict) else ():  # else a wrong one is told when it is chosen, much later
+        tried = recipe_from_dict(data, path.parent, overrides=overrides, preset=name, where=f"{path}: preset {name}")
+        check_values(tried)
     return loaded
 
 
@@ -75,6 +80,7 @@ def recipe_from_dict(
         config = OmegaConf.merge(OmegaConf.structured(Recipe), OmegaConf.create(dict(data)))
         if preset is not None:
             for name, value in _preset(config.presets, preset, where).items():
+                _refuse_new_stage(f"preset {preset!r}: {name}", str(name), list(config.stages))
                 OmegaConf.update(config, str(name), value)
         for text in overrides:
             config = OmegaConf.merge(config, _override(text, list(config.stages)))
@@ -109,6 +115,12 @@ def _preset(presets: Mapping[Any, Any], name: str, where: str) -> Mapping[Any, A
     return chosen
 
 
+def _refuse_new_stage(where: str, key: str, stages: list[Any]) -> None:
+    parts = key.split(".")
+    if parts[0] == "stages" and len(parts) > 1 and parts[1] not in stages:
+        raise RecipeError(f"{where}: there is no stage {parts[1]!r}; {choices(parts[1], map(str, stages))}.")
+
+
 def _override(text: str, stages: list[Any]) -> Any:
     """Return ``KEY=VALUE`` as a config to merge; a mistyped stage would otherwise become a new one."""
     import yaml
@@ -117,9 +129,7 @@ def _override(text: str, stages: list[Any]) -> Any:
     name, sign, _ = text.partition("=")
     if not sign or not name:
         raise RecipeError(f"override {text!r} is not of the form KEY=VALUE, such as stages.pnet.train.samples=100000.")
-    parts = name.split(".")
-    if parts[0] == "stages" and len(parts) > 1 and parts[1] not in stages:
-        raise RecipeError(f"override {text!r}: there is no stage {parts[1]!r}; {choices(parts[1], map(str, stages))}.")
+    _refuse_new_stage(f"override {text!r}", name, stages)
     try:
         return OmegaConf.from_dotlist([text])
     except yaml.YAMLError as error:
@@ -158,8 +168,6 @@ def validate(recipe: Recipe) -> None:
     Raises:
         RecipeError: the first fault found, with its full key.
     """
-    from cascade_det.core.checks import check_values
-
     check_values(recipe)
     for name, stage in recipe.stages.items():
         key = f"stages.{name}"
@@ -172,12 +180,26 @@ def validate(recipe: Recipe) -> None:
                     f"{key}.heads: a stage needs exactly one head that fills scores and at most one a field; "
                     f"these fill {fields}."
                 )
-        build_samplers(recipe, name)
+        elif "heads" in registry.STAGES.parameters(stage.kind):
+            raise RecipeError(f"{key}.heads: a {stage.kind} needs heads, one of them for scores (classification).")
+        _check_samplers(recipe, name)
     for split, sources in (("train", recipe.data.train), ("val", recipe.data.val)):
         for name in sources:
             build_source(recipe, split, name)
     for name, part in recipe.evaluate.items():
         registry.EVALUATORS.build(part.kind, part.params, f"evaluate.{name}")
+
+
+def _check_samplers(recipe: Recipe, stage: str) -> None:
+    key = f"stages.{stage}.samplers"
+    samplers = build_samplers(recipe, stage)
+    first = stage == next(iter(recipe.stages))
+    for name, sampler in samplers.items():
+        if first and sampler.needs_candidates:
+            kind = recipe.stages[stage].samplers[name].kind
+            raise RecipeError(
+                f"{key}.{name}.kind={kind!r}: no stage before the first gives it candidates; use iou_bands."
+            )
 
 
 def build_heads(recipe: Recipe, stage: str) -> dict[str, Head]:

@@ -14,10 +14,10 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import entry_points
 from pathlib import Path
-from types import ModuleType
-from typing import Any, TypeVar
+from types import ModuleType, UnionType
+from typing import Any, TypeVar, Union, get_args, get_origin
 
-from cascade_det.errors import RecipeError, choices
+from cascade_det.errors import CascadeError, RecipeError, choices
 
 ENTRY_POINT_GROUP = "cascade_det.plugins"
 _Class = TypeVar("_Class", bound=Callable[..., Any])
@@ -75,6 +75,10 @@ class Registry:
             )
         return self._parts[name]
 
+    def parameters(self, name: str) -> list[str]:
+        """Return the names of what the constructor of a part takes, given by a recipe or by the framework."""
+        return list(inspect.signature(self.get(name)).parameters)
+
     def build(self, name: str, params: Mapping[str, Any], key: str, /, **given: Any) -> Any:
         """Construct the part `name` from a recipe's `params` and from what the framework gives it.
 
@@ -94,12 +98,15 @@ class Registry:
         accepted = inspect.signature(part).parameters
         try:
             return part(**{k: v for k, v in given.items() if k in accepted}, **params)
-        except (TypeError, ValueError) as error:
-            raise RecipeError(f"{key}.params: {self.kind} {name!r} refuses {dict(params)!r}: {error}") from error
+        except CascadeError:
+            raise
+        except Exception as error:  # a constructor, of a plug-in too, may stumble over a wrong value in any way
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise RecipeError(f"{key}.params: {self.kind} {name!r} refuses {dict(params)!r}: {reason}") from error
 
     def check_params(self, name: str, params: Mapping[str, Any], key: str, given: Mapping[str, Any]) -> None:
         """Raise a `RecipeError` where `params` do not fit the signature of the part `name`."""
-        accepted = inspect.signature(self.get(name, f"{key}.kind")).parameters
+        accepted = _parameters(self.get(name, f"{key}.kind"))
         open_ended = any(p.kind is p.VAR_KEYWORD for p in accepted.values())
         own = {
             n: p for n, p in accepted.items() if n not in given and p.kind in (p.KEYWORD_ONLY, p.POSITIONAL_OR_KEYWORD)
@@ -110,6 +117,8 @@ class Registry:
                     f"{key}.params.{param}={value!r}: {self.kind} {name!r} has no such parameter; "
                     f"{choices(param, own)}."
                 )
+            if param in own:
+                _check_type(f"{key}.params.{param}", value, own[param].annotation)
         missing = [n for n, p in own.items() if p.default is p.empty and n not in params]
         if missing:
             raise RecipeError(f"{key}.params: {self.kind} {name!r} needs {', '.join(missing)}; add it to the recipe.")
@@ -119,6 +128,33 @@ class Registry:
             self._loaded = True
             for module in self._builtin_modules:
                 importlib.import_module(module)
+
+
+def _parameters(part: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Return the parameters of a constructor, with types instead of their names where these can be found."""
+    try:
+        return inspect.signature(part, eval_str=True).parameters
+    except NameError:  # a type that is imported for the type checker alone
+        return inspect.signature(part).parameters
+
+
+_PLAIN: dict[Any, tuple[tuple[type, ...], str]] = {
+    bool: ((bool,), "true or false"),
+    int: ((int,), "a whole number"),
+    float: ((int, float), "a number"),
+    str: ((str,), "a text"),
+    type(None): ((type(None),), "null"),
+}
+
+
+def _check_type(key: str, value: object, annotation: Any) -> None:
+    """Raise a `RecipeError` where a parameter is annotated with plain types alone and the value has none of them."""
+    wanted = get_args(annotation) if get_origin(annotation) in (Union, UnionType) else (annotation,)
+    if not all(isinstance(kind, type) and kind in _PLAIN for kind in wanted):
+        return
+    fits = [isinstance(value, _PLAIN[kind][0]) and isinstance(value, bool) <= (kind is bool) for kind in wanted]
+    if not any(fits):
+        raise RecipeError(f"{key}={value!r}: must be {' or '.join(_PLAIN[kind][1] for kind in wanted)}.")
 
 
 def _origin(part: Callable[..., Any]) -> str:
@@ -156,21 +192,27 @@ def load_plugin(name: str, base: Path) -> None:
     Raises:
         RecipeError: nothing of this name can be imported; the message says what was tried.
     """
-    if name.endswith(".py"):
-        _load_file((base / name).resolve())
-        return
     points = {point.name: point for point in entry_points(group=ENTRY_POINT_GROUP)}
     try:
-        if name in points:
+        if name.endswith(".py"):
+            _load_file((base / name).resolve())
+        elif name in points:
             points[name].load()
         elif not name or name.startswith("."):
-            raise ModuleNotFoundError(f"{name!r} is no module name")
+            raise ModuleNotFoundError(f"{name!r} is no module name", name=name)
         else:
             importlib.import_module(name)
-    except ModuleNotFoundError as error:
+    except CascadeError:
+        raise
+    except (Exception, SystemExit) as error:  # the code of a plug-in may fail in any way, also by ending the program
+        if isinstance(error, ModuleNotFoundError) and error.name is not None and name.startswith(error.name):
+            raise RecipeError(
+                f"plugins: {name!r} cannot be loaded ({error}). Name an importable module, a .py file or an installed "
+                f"entry point; {choices(name, points)}."
+            ) from error
         raise RecipeError(
-            f"plugins: {name!r} cannot be loaded ({error}). Name an importable module, a .py file or an installed "
-            f"entry point; {choices(name, points)}."
+            f"plugins: {name!r} cannot be loaded, its code raises {type(error).__name__}: "
+            f"{' '.join(str(error).split())}. Mend the plug-in; --debug shows where."
         ) from error
 
 
@@ -180,7 +222,9 @@ def _load_file(path: Path) -> None:
         return
     spec = importlib.util.spec_from_file_location(module_name, path)
     if not path.is_file() or spec is None or spec.loader is None:
-        raise RecipeError(f"plugins: the file {path} does not exist; a path is resolved against the recipe's folder.")
+        raise RecipeError(
+            f"plugins: the file {path} does not exist; a path is resolved against the recipe's folder, or the model's."
+        )
     module: ModuleType = importlib.util.module_from_spec(spec)
     sys.modules[module_name] = module
     try:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cascade_det.core.recipe import build_source
 from cascade_det.core.schema import Recipe
 from cascade_det.core.types import Annotations
-from cascade_det.data.sources import Picture, Source
+from cascade_det.data.sources import Picture, Source, left_out
 from cascade_det.errors import DataError
 
 
@@ -66,6 +66,10 @@ class PictureSet:
                 hashes.append("")
         return hashes
 
+    def counted_objects(self) -> int:
+        """Return how many objects all pictures hold, ignored ones left aside."""
+        return sum(int((~self.annotations(number).ignore).sum()) for number in range(len(self)))
+
     def digests(self, split: str) -> dict[str, str]:
         """Return a hash of each source's content by its recipe key."""
         named = zip(self.names, self.sources, strict=True)
@@ -102,3 +106,22 @@ def refuse_overlap(train: PictureSet, val: PictureSet) -> None:
             f"data.train and data.val share {len(shared)} picture(s) of equal content, such as {first}. A model must "
             "not be scored on what it was trained on: remove them from one of the two."
         )
+
+
+def remarks(pictures: PictureSet, split: str) -> list[str]:
+    """Return what a run has to tell about the pictures of "train" or "val" before it begins.
+
+    Raises:
+        DataError: there are none, or no object to learn from.
+    """
+    if len(pictures) == 0:
+        what = f"the sources {pictures.names} hold no picture" if pictures.names else "there is no source"
+        raise DataError(f"data.{split}: {what}. A run needs pictures to learn from and others to be scored on.")
+    named = zip(pictures.names, map(left_out, pictures.sources), strict=True)
+    lines = [f"data.{split}.{name}: left out: {what}" for name, what in named if what]
+    if pictures.counted_objects() == 0:
+        what = f"data.{split}: none of the {len(pictures):,} pictures holds an object that counts"
+        if split == "train":
+            raise DataError(f"{what}, so there is nothing to learn. Add annotations.")
+        lines.append(f"{what}, so AP and recall will be -1")
+    return lines

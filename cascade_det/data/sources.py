@@ -63,3 +63,8 @@ class Source(ABC):
     def report(self) -> Mapping[str, int]:
         """Return counts of what was repaired or left out while reading annotations; empty where nothing was."""
         return {}
+
+
+def left_out(source: Source) -> str:
+    """Return what a source could not take of its annotations, as counts with their reasons; "" where it took all."""
+    return ", ".join(f"{count:,} {what}" for what, count in source.report().items())

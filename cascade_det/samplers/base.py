@@ -112,9 +112,9 @@ class Bands:
 
 def names_bands(sampler: type[_Sampler]) -> type[_Sampler]:
     """Put the fields of `Bands` in the place of ``**bands`` in a sampler's signature, so that recipes are checked."""
-    own = inspect.signature(sampler)
+    own = inspect.signature(sampler, eval_str=True)
     named = [p for p in own.parameters.values() if p.kind is not p.VAR_KEYWORD]
-    bands = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Bands).parameters.values()]
+    bands = [p.replace(kind=p.KEYWORD_ONLY) for p in inspect.signature(Bands, eval_str=True).parameters.values()]
     sampler.__signature__ = own.replace(parameters=[*named, *bands])  # type: ignore[attr-defined]
     return sampler
 

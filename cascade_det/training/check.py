@@ -13,6 +13,7 @@ from cascade_det.core.recipe import build_samplers, build_stage, stage_train, wi
 from cascade_det.core.schema import Recipe
 from cascade_det.data.formats.coco import Coco
 from cascade_det.data.picture_set import PictureSet, refuse_overlap
+from cascade_det.data.sources import left_out
 from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
 from cascade_det.stages.refiner import Refiner
@@ -39,13 +40,17 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
     """
     report = CheckReport()
     build_views(recipe)
+    _count_parameters(report, recipe)  # builds every net: a value that it refuses is told before missing data
     train, val = PictureSet.of(recipe, "train"), PictureSet.of(recipe, "val")
     for split, pictures in (("train", train), ("val", val)):
         _check_data(report, split, pictures)
+        if not pictures.names:
+            report.problems.append(f"data.{split}: no source")
+        elif len(pictures) and pictures.counted_objects() == 0:
+            report.problems.append(f"data.{split}: no objects")
     if not report.problems:
         refuse_overlap(train, val)
     _check_reach(report, recipe, train)
-    _count_parameters(report, recipe)
     steps = Plan(recipe, say).steps
     report.lines.append("would run: " + ", ".join(map(str, steps)))
     report.lines.append(f"run directory: {recipe.run_dir}")
@@ -65,12 +70,13 @@ def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
         truth = [source.annotations(index) for index in range(count)]
         objects = sum(int((~t.ignore).sum()) for t in truth)
         ignored = sum(int(t.ignore.sum()) for t in truth)
-        repaired = ", ".join(f"{n} {what}" for what, n in source.report().items())
+        unused = left_out(source)
         report.lines.append(
             f"data.{split}.{name}: {count:,} pictures, {objects:,} objects, {ignored:,} ignored"
-            + (f"; left out: {repaired}" if repaired else "")
+            + (f"; left out: {unused}" if unused else "")
         )
-        report.facts[f"data.{split}.{name}"] = {"pictures": count, "objects": objects, "ignored": ignored}
+        facts = {"pictures": count, "objects": objects, "ignored": ignored, "left_out": dict(source.report())}
+        report.facts[f"data.{split}.{name}"] = facts
         if missing:
             report.problems.append(
                 f"data.{split}.{name}: {len(missing)} picture files are missing, such as {missing[0]}"
@@ -97,7 +103,6 @@ def _check_reach(report: CheckReport, recipe: Recipe, train: PictureSet) -> None
     truth = [train.annotations(number) for number in range(len(train))]
     boxes = np.concatenate([t.boxes[~t.ignore] for t in truth]) if truth else np.zeros((0, 4))
     if len(boxes) == 0:
-        report.problems.append("data.train: no objects")
         return
     height = box_sides(boxes)[1]
     share = float((height >= recipe.pyramid.min_object_px).mean())

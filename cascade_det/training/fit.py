@@ -99,7 +99,7 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
 
     stage = job["stage"]
     values = stage_train(recipe, stage)
-    pl.seed_everything(recipe.seed * 1000 + list(recipe.stages).index(stage), verbose=False)
+    pl.seed_everything((recipe.seed * 1000 + list(recipe.stages).index(stage)) % 2**32, verbose=False)
     steps = max(1, (values.samples or 1) // (values.batch_size or 1))
     epochs = min(recipe.train.validations, steps)
     per_epoch = -(-steps // epochs)

@@ -112,7 +112,10 @@ class Miner:
         from cascade_det.cascade import Cascade
 
         assert self.job.model is not None
-        return Cascade.load(self.job.model, plugins=self.job.recipe.plugins, device="cpu", threads=1)
+        recipe = self.job.recipe
+        return Cascade.load(
+            self.job.model, plugins=recipe.plugins, device="cpu", threads=1, plugin_dir=recipe.base_dir or "."
+        )
 
     def mine_shard(self, shard: int, folder: Path) -> None:
         """Mine the pictures of one shard and write it; an unreadable picture is skipped and counted."""

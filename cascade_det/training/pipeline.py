@@ -19,9 +19,9 @@ from cascade_det.core.recipe import recipe_to_yaml, stage_train
 from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_json_atomic, write_text_atomic
-from cascade_det.data.picture_set import refuse_overlap
+from cascade_det.data.picture_set import refuse_overlap, remarks
 from cascade_det.data.shards import read_manifest, shard_fault, shards_in
-from cascade_det.errors import DataError, RunError, choices
+from cascade_det.errors import RunError, choices
 from cascade_det.evaluation.run import evaluate_sources, scored_pictures, summary_line
 from cascade_det.training import mining_report
 from cascade_det.training.backfill import backfill
@@ -97,11 +97,9 @@ class Run:
         return json.loads(path.read_text()) if path.is_file() else {}
 
     def _check_data(self) -> None:
-        if not self.recipe.data.train or not self.recipe.data.val:
-            raise DataError("data.train and data.val each need at least one source.")
         for pictures, split in ((self.plan.train_pictures, "train"), (self.plan.val_pictures, "val")):
-            if len(pictures) == 0:
-                raise DataError(f"data.{split}: the sources {pictures.names} hold no picture.")
+            for line in remarks(pictures, split):
+                self._say(line)
         refuse_overlap(self.plan.train_pictures, self.plan.val_pictures)
         build_views(self.recipe)  # a wrong transform is told here, not by a broken pool of processes
 

@@ -327,7 +327,7 @@ def test_a_stage_without_heads_needs_no_net(
         return name, window_hw, net, cascade
 
     base["stages"] = {"haar": {"kind": "haar", "window_hw": [24, 24], "params": {"cascade": "a.xml"}}}
-    base["data"] = {}
+    base["data"], base["presets"] = {}, {}
     recipe = load_recipe(written(tmp_path, base))
     assert build_heads(recipe, "haar") == {}
     assert build_stage(recipe, "haar") == ("haar", (24, 24), None, "a.xml")

@@ -1,0 +1,241 @@
+"""The entries of a COCO file, checked: what cannot be used is refused with its id, or left out and counted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import posixpath
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypeGuard
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.data.sources import Picture
+from cascade_det.errors import DataError
+
+Record = Mapping[str, Any]
+_PICTURE_KEYS = frozenset({"id", "file_name", "width", "height"})
+_OBJECT_KEYS = frozenset({"id", "image_id", "category_id", "iscrowd", "ignore", "num_keypoints"})
+_LONGEST_PX = 1_000_000  # of a picture's side
+_FARTHEST_PX = 1e7  # of a box or point from the corner: float32 resolves whole pixels up to here
+
+
+def load_file(file: Path) -> tuple[dict[str, Any], str]:
+    """Return the content of a COCO file with lists of objects under its three keys, and a hash of its bytes.
+
+    Raises:
+        DataError: it cannot be read, is no JSON, or JSON of another shape.
+    """
+    try:
+        raw = file.read_bytes()
+        data = json.loads(raw)
+    except OSError as error:
+        raise DataError(
+            f"{file}: the annotation file cannot be read ({error.strerror}). Correct `annotations`, or the variable "
+            "that it is built from, to name a COCO JSON file."
+        ) from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no JSON file ({error}). `annotations` must name a COCO JSON file.") from error
+    if not isinstance(data, dict):
+        raise DataError(
+            f"{file} holds a {type(data).__name__} at its top, not an object with `images`, `annotations` and "
+            "`categories`. A list is a file of results; `annotations` must name the truth."
+        )
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(data.get(key), list) or not all(isinstance(entry, dict) for entry in data[key]):
+            what = f"its `{key}` is no list of objects" if key in data else f"it has no `{key}`"
+            raise DataError(f"{file} is no COCO file: {what}. A COCO file has `images`, `annotations`, `categories`.")
+    return data, hashlib.sha256(raw).hexdigest()
+
+
+def picture_of(file: Path, record: Record) -> Picture:
+    """Return one entry of `images`; raises a `DataError` with its id and the value that is wrong."""
+    image_id, name = record.get("id"), record.get("file_name")
+    if type(image_id) is not int or abs(image_id) >= 2**63:
+        raise DataError(f"{file}: the picture {_shown(name)} has the id {_shown(image_id)}. Give it a whole number.")
+    _check_name(file, image_id, name)
+    for key in ("height", "width"):
+        side = record.get(key)
+        if side is None or type(side) not in (int, float) or not 1 <= side <= _LONGEST_PX or side != side // 1:
+            raise DataError(f"{file}: picture {image_id} has {key} {_shown(side)}. Give it its size in pixels.")
+    fields = {key: value for key, value in record.items() if key not in _PICTURE_KEYS and _is_scalar(value)}
+    return Picture(image_id, str(name), (int(record["height"]), int(record["width"])), fields)
+
+
+def _check_name(file: Path, image_id: int, name: object) -> None:
+    where = f"{file}: picture {image_id} has the file_name {_shown(name)}"
+    if not isinstance(name, str) or not name:
+        raise DataError(f"{where}. Give it the name of its file.")
+    if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
+        raise DataError(f"{where}, which no file can have. Correct it.")
+    if posixpath.isabs(name) or posixpath.normpath(name).split("/")[0] == "..":
+        raise DataError(
+            f"{where}, which leaves the folder of the pictures. Name pictures relative to that folder, and set "
+            "`images` (--images) to one that holds them all."
+        )
+
+
+def wanted_objects(
+    file: Path, records: Sequence[Record], pictures: Mapping[int, Any], wanted: Mapping[Any, bool]
+) -> list[Record]:
+    """Return the annotations of the wanted category; check all: ids are unique and refer to something, flags are flags.
+
+    Raises:
+        DataError: the message names the annotation and the value.
+    """
+    seen: set[int | str] = set()
+    for record in records:
+        key = record.get("id")
+        if not _is_id(key):
+            owner = _shown(record.get("image_id"))
+            raise DataError(f"{file}: an annotation of picture {owner} has the id {_shown(key)}. Give it a number.")
+        if key in seen:
+            raise DataError(f"{file}: two annotations have the id {_shown(key)}. Give each its own id.")
+        seen.add(key)
+        for name, known, what in (("image_id", pictures, "picture"), ("category_id", wanted, "category")):
+            value = record.get(name)
+            if not _is_id(value) or value not in known:
+                ids = f" Its ids are {some(known)}." if what == "category" else ""
+                raise DataError(
+                    f"{file}: annotation {_shown(key)} has {name} {_shown(value)}, but there is no {what} of this id."
+                    f"{ids} Add the {what} to the file, or correct or remove the annotation."
+                )
+        for name in ("iscrowd", "ignore"):
+            value = record.get(name)
+            if value is not None and not (isinstance(value, (int, float)) and value in (0, 1)):
+                raise DataError(
+                    f"{file}: annotation {_shown(key)} has {name} {_shown(value)}. Choices: 0 (counts), 1 (ignored)."
+                )
+    return [record for record in records if wanted[record["category_id"]]]
+
+
+class ObjectRows:
+    """Columns of the objects that are taken from a file, one entry an object, and counts of what is left out.
+
+    Args:
+        file: named in errors.
+        pictures: the selected pictures; an object refers to one by its place in this list.
+        num_points: how many points an object has; 0 leaves keypoints unread.
+    """
+
+    def __init__(self, file: Path, pictures: Sequence[Picture], num_points: int) -> None:
+        self._file, self._pictures, self._num_points = file, pictures, num_points
+        self.picture: list[int] = []
+        self.record: list[Record] = []
+        self.box: list[list[float]] = []
+        self.points: list[NDArray[np.float64]] = []
+        self.known: list[NDArray[np.bool_]] = []
+        self.left_out: Counter[str] = Counter()
+
+    def add(self, record: Record, picture: int, wanted: bool) -> None:
+        """Take one annotation of the picture at place `picture`, or count why it is left out."""
+        if not wanted:
+            self.left_out["objects of other categories"] += 1
+            return
+        x, y, width, height = _numbers(self._file, record, "bbox", 4)
+        edges = [x, y, x + width, y + height]
+        why = _fault(edges, self._pictures[picture].image_hw)
+        if why:
+            self.left_out[why] += 1
+            return
+        points, known = self._keypoints(record)
+        self.picture.append(picture)
+        self.record.append(record)
+        self.box.append(edges)
+        self.points.append(points)
+        self.known.append(known)
+
+    def _keypoints(self, record: Record) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+        """Return points ``(K, 2)``, 0 where unknown, and which are known, ``(K,)``."""
+        given = record.get("keypoints")
+        if self._num_points == 0 or given is None or given == []:
+            return np.zeros((self._num_points, 2)), np.zeros(self._num_points, bool)
+        if isinstance(given, list) and len(given) % 3 == 0 and len(given) != 3 * self._num_points:
+            raise DataError(
+                f"{self._file}: annotation {_shown(record['id'])} has {len(given) // 3} keypoints, but the recipe's "
+                f"object has {self._num_points}. Name the points of this file under `object.points`, or use a file "
+                "that fits."
+            )
+        triples = np.asarray(_numbers(self._file, record, "keypoints", 3 * self._num_points)).reshape(-1, 3)
+        absent = triples[:, 2] <= 0  # NaN is not absent but wrong
+        usable = np.isfinite(triples[:, 2]) & (np.abs(triples[:, :2]) <= _FARTHEST_PX).all(axis=1)
+        broken = int((~absent & ~usable).sum())
+        if broken:
+            self.left_out["points that are not finite"] += broken
+        known = ~absent & usable
+        return np.where(known[:, None], triples[:, :2], 0), known
+
+
+def _fault(edges: Sequence[float], image_hw: tuple[int, int]) -> str:
+    """Return why a box x0 y0 x1 y1 cannot be used, or ""."""
+    x0, y0, x1, y1 = edges
+    if not all(map(math.isfinite, edges)):
+        return "boxes that are not finite"
+    if x1 <= x0 or y1 <= y0:
+        return "boxes without area"
+    if x0 >= image_hw[1] or y0 >= image_hw[0] or x1 <= 0 or y1 <= 0:
+        return "boxes outside their picture"
+    if max(map(abs, edges)) > _FARTHEST_PX:
+        return "boxes that reach too far"
+    thin = np.float32(x1) <= np.float32(x0) or np.float32(y1) <= np.float32(y0)
+    return "boxes without area" if thin else ""
+
+
+def columns(records: Sequence[Record], all_records: Sequence[Record]) -> dict[str, NDArray[Any]]:
+    """Return the scalar fields of `records` as columns; `all_records` decide which there are and of what type."""
+    found: dict[str, NDArray[Any]] = {}
+    for name in sorted({key for record in all_records for key in record} - _OBJECT_KEYS):
+        values = [record.get(name) for record in all_records]
+        if not any(map(_is_scalar, values)):
+            continue
+        own = [record.get(name) for record in records]
+        if all(isinstance(value, bool) for value in values):
+            found[name] = np.asarray(own, bool)
+        elif all(type(value) is int and abs(value) < 2**63 for value in values):
+            found[name] = np.asarray(own, np.int64)
+        elif all(type(value) in (int, float) for value in values):
+            found[name] = np.asarray([_real(value) for value in own], np.float64)
+        else:
+            texts = [str(value) if _is_scalar(value) else "" for value in own]
+            found[name] = np.asarray(texts, f"<U{max(len(str(v)) for v in values if _is_scalar(v)) or 1}")
+    return found
+
+
+def some(values: Iterable[object], most: int = 12) -> str:
+    """Return the first of `values` in order, for an error message."""
+    shown = sorted(map(_shown, values))
+    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "") if shown else "(none)"
+
+
+def _numbers(file: Path, record: Record, key: str, count: int) -> list[float]:
+    values = record.get(key)
+    if not isinstance(values, list) or len(values) != count or not all(type(v) in (int, float) for v in values):
+        raise DataError(
+            f"{file}: annotation {_shown(record['id'])} needs {count} numbers as `{key}`, it has {_shown(values)}."
+        )
+    return [_real(value) for value in values]
+
+
+def _real(value: Any) -> float:
+    """Return a number of JSON as a float; a whole number beyond all floats becomes infinite."""
+    try:
+        return float(value)
+    except OverflowError:
+        return float("inf") if value > 0 else float("-inf")
+
+
+def _is_id(value: object) -> TypeGuard[int | str]:
+    return isinstance(value, (int, str)) and not isinstance(value, bool)
+
+
+def _is_scalar(value: object) -> bool:
+    return isinstance(value, (str, int, float))  # a bool is an int
+
+
+def _shown(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
