@@ -14,7 +14,10 @@ _SHARES = {
     "hardest_share", "share", "detect_recall", "mine_recall", "nms", "nms_across_levels", "mirror", "brightness",
     "contrast", "colour", "grey", "blur", "cover", "ema",
 }  # fmt: skip
-_POSITIVE = {"samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "min_object_px", "validations"}
+_POSITIVE = {
+    "samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "max_pixels", "min_object_px",
+    "validations",
+}  # fmt: skip
 _CHOICES = {
     "reduction": ("mean", "hardest"),
     "nms_mode": ("union", "minimum"),
