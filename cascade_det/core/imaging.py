@@ -105,10 +105,7 @@ def _decode_plain(picture: Image.Image, data: bytes) -> Pixels | None:
     plain = picture.mode == "RGB" and "transparency" not in picture.info
     if not plain or picture.format not in ("JPEG", "PNG", "BMP"):
         return None
-    try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
-    except cv2.error:  # a side of more than a million pixels, say
-        return None
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
     whole = decoded is not None and decoded.shape[:2] == (picture.height, picture.width)
     return np.asarray(decoded, np.uint8) if whole else None
 
