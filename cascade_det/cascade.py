@@ -154,10 +154,15 @@ class Cascade:
 
         `score` replaces the threshold of the last stage that runs.
         """
+        if isinstance(images, (str, Path)):
+            raise ValueError(f"images={str(images)!r} is one path, and a list of pictures is taken; pass [path].")
         settings = self.settings(upto, min_object_px=min_object_px, score=score)
         results: list[Detections] = []
         for start in range(0, len(images), _BATCH_IMAGES):
-            pictures = [self.resampler(to_image(image)) for image in images[start : start + _BATCH_IMAGES]]
+            pictures = [
+                self.resampler(to_image(image, self.recipe.image.max_pixels))
+                for image in images[start : start + _BATCH_IMAGES]
+            ]
             *_, (_, outputs, _) = self.run_stages(pictures, settings)
             results += [self.finish(found, p.image_hw) for found, p in zip(outputs, pictures, strict=True)]
         return results

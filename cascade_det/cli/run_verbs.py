@@ -32,6 +32,7 @@ AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Import the 
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
+_BARE_PIXELS = {".bgr", ".bgra", ".npy", ".npz", ".raw", ".yuv"}
 _EVALUATION_FILES = {
     "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
 }  # fmt: skip
@@ -126,10 +127,15 @@ def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
             if not inside:
                 raise DataError(f"{path}: a folder without pictures ({', '.join(sorted(_SUFFIXES))}).")
             yield from inside
+        elif path.suffix.lower() in _BARE_PIXELS:
+            raise DataError(
+                f"{path}: a {path.suffix} file holds bare pixels, without their order of colours; save it as a picture "
+                f"({', '.join(sorted(_SUFFIXES))}), or pass an (H, W, 3) uint8 RGB array in Python."
+            )
         elif path.exists():
             yield path
         else:
-            raise DataError(f"{path}: no such file or folder.")
+            raise DataError(f"{path}: no such file or folder; name pictures, or folders of pictures.")
 
 
 def _detect_all(
@@ -145,7 +151,7 @@ def _detect_all(
         for path in files:
             tick(1)
             try:
-                image = read_image(path)
+                image = read_image(path, max_pixels=cascade.recipe.image.max_pixels)
             except DataError as error:
                 errors.append((path, str(error)))
                 continue
@@ -247,8 +253,16 @@ def _truth(cascade: Cascade, data_format: str, images: Path, annotations: Path) 
     if not images.is_dir():
         raise DataError(f"--images {images}: no such folder; name the one that the annotations' file names start from.")
     params = {"images": str(images.resolve()), "annotations": str(annotations.resolve())}
-    given = {"num_points": len(cascade.recipe.object.points), "object_category": cascade.recipe.object.category}
-    source: Source = SOURCES.build(data_format, params, "--annotations", base_dir=".", **given)
+    recipe = cascade.recipe
+    source: Source = SOURCES.build(
+        data_format,
+        params,
+        "--annotations",
+        num_points=len(recipe.object.points),
+        object_category=recipe.object.category,
+        base_dir=".",
+        max_pixels=recipe.image.max_pixels,
+    )
     return source
 
 

@@ -15,8 +15,8 @@ _SHARES = {
     "contrast", "colour", "grey", "blur", "cover", "ema",
 }  # fmt: skip
 _POSITIVE = {
-    "samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "min_object_px", "validations",
-    "scale", "detect_recall", "mine_recall", "max_images",
+    "samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "max_pixels", "min_object_px",
+    "validations", "scale", "detect_recall", "mine_recall", "max_images",
 }  # fmt: skip
 _CHOICES = {
     "reduction": ("mean", "hardest"),

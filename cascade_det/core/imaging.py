@@ -14,13 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
-from cascade_det.core.types import CropPlan, SampleRole
+from cascade_det.core.types import MAX_PIXELS, CropPlan, SampleRole
 from cascade_det.errors import DataError
 
 Pixels = NDArray[np.uint8]
-MAX_PIXELS = 200_000_000
 _REMAP_SIDE = 32_000  # cv2.remap refuses any side of 32,767 or more
 _MAP_ELEMENTS = 1 << 21  # bounds the memory of the coordinate maps: 16 MiB at two float32 each
 _EXIF_ORIENTATION = 0x0112
@@ -69,52 +68,82 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
         raise DataError(f"{path}: the file is empty.")
     try:
         with Image.open(io.BytesIO(data)) as picture:
-            if picture.width * picture.height > max_pixels:
-                raise DataError(
-                    f"{path}: {picture.width} x {picture.height} px is above the cap of {max_pixels:,} pixels; "
-                    "scale it down first."
-                )
-            orientation = picture.getexif().get(_EXIF_ORIENTATION, 1)
-            rotate = orientation != 1 and annotated_hw != (picture.height, picture.width)
-            plain = picture.mode == "RGB" and "transparency" not in picture.info
-            if plain and not rotate and picture.format in ("JPEG", "PNG", "BMP"):
-                decoded = cv2.imdecode(
-                    np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION
-                )
-                if decoded is not None and decoded.shape[:2] == (picture.height, picture.width):
-                    return np.asarray(decoded, np.uint8)
+            _refuse_large(path, picture, max_pixels)
+            rotate = _orientation(picture) != 1 and annotated_hw != (picture.height, picture.width)
+            decoded = None if rotate else _decode_plain(picture, data)
+            if decoded is not None:
+                return decoded
             return _convert(ImageOps.exif_transpose(picture) if rotate else picture)
     except DataError:
         raise
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-        raise DataError(f"{path}: not a readable picture ({error}).") from error
+    except UnidentifiedImageError as error:
+        begin = f"it begins with {data[:12]!r}"
+        raise DataError(f"{path}: not a readable picture ({begin}); JPEG, PNG, WebP and the like are.") from error
+    except Exception as error:  # decoders raise nearly anything for damaged data
+        raise DataError(f"{path}: not a readable picture ({error or type(error).__name__}).") from error
+
+
+def _refuse_large(name: object, picture: Image.Image, max_pixels: int) -> None:
+    """Raise a `DataError` where the header alone claims more than `max_pixels`; nothing is decoded yet."""
+    if picture.width * picture.height > max_pixels:
+        raise DataError(
+            f"{name}: {picture.width} x {picture.height} px is above the cap of {max_pixels:,} pixels; "
+            "scale it down first, or raise image.max_pixels."
+        )
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged, as viewers do."""
+    try:
+        return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
+    except Exception:  # the picture itself may be whole
+        return 1
+
+
+def _decode_plain(picture: Image.Image, data: bytes) -> Pixels | None:
+    """Return the pixels of the common kinds by OpenCV, which is quicker; None where they are for Pillow."""
+    plain = picture.mode == "RGB" and "transparency" not in picture.info
+    if not plain or picture.format not in ("JPEG", "PNG", "BMP"):
+        return None
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR_RGB | cv2.IMREAD_IGNORE_ORIENTATION)
+    whole = decoded is not None and decoded.shape[:2] == (picture.height, picture.width)
+    return np.asarray(decoded, np.uint8) if whole else None
 
 
 def _convert(picture: Image.Image) -> Pixels:
-    if picture.mode.startswith(("I", "F")):
-        wide = np.asarray(picture, np.float64)
-        scale = 255 / 65535 if wide.max(initial=0) > 255 or picture.mode.startswith("I;16") else 1
-        grey = np.clip(np.round(wide * scale), 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.mode.startswith("I;16"):
+        return _grey_to_rgb(cv2.convertScaleAbs(np.asarray(picture, np.uint16), alpha=255 / 65535))
+    if picture.mode in ("I", "F"):
+        wide = np.nan_to_num(np.asarray(picture, np.float32))
+        scale = 255 / 65535 if wide.max(initial=0) > 255 else 1
+        return _grey_to_rgb(np.clip(np.round(wide * scale), 0, 255).astype(np.uint8))
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
-        rgba = np.asarray(picture.convert("RGBA"), np.float32)
-        return np.asarray(np.round(rgba[:, :, :3] * (rgba[:, :, 3:] / 255)), np.uint8)
+        over = picture.convert("RGBA")
+        black = Image.new("RGB", picture.size)
+        black.paste(over, mask=over)  # of the mask its alpha counts
+        return np.array(black, np.uint8)
     return np.array(picture.convert("RGB"), np.uint8)
 
 
-def to_image(value: object) -> Pixels:
+def _grey_to_rgb(grey: NDArray[Any]) -> Pixels:
+    return np.repeat(np.asarray(grey, np.uint8)[:, :, None], 3, axis=2)
+
+
+def to_image(value: object, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Return what a caller passed as a picture as uint8 ``(H, W, 3)`` RGB.
 
     Args:
         value: an array of that very form, a path, or a PIL image.
+        max_pixels: a larger file or PIL image is refused; an array is there already.
 
     Raises:
         ValueError: anything else; the message says what was got and what is taken.
-        DataError: a path that cannot be read.
+        DataError: a path that cannot be read, or a picture above the cap.
     """
     if isinstance(value, (str, Path)):
-        return read_image(value)
+        return read_image(value, max_pixels=max_pixels)
     if isinstance(value, Image.Image):
+        _refuse_large("PIL image", value, max_pixels)
         value = _convert(ImageOps.exif_transpose(value))
     if isinstance(value, np.ndarray) and value.dtype == np.uint8 and value.ndim == 3:
         height, width, channels = value.shape

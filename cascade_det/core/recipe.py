@@ -247,6 +247,7 @@ def build_source(recipe: Recipe, split: str, name: str) -> Source:
         num_points=len(recipe.object.points),
         object_category=recipe.object.category,
         base_dir=recipe.base_dir or ".",
+        max_pixels=recipe.image.max_pixels,
     )
     return source
 

@@ -9,14 +9,27 @@ import dataclasses
 from dataclasses import dataclass, field
 from typing import Any, Optional
 
+from cascade_det.core.types import MAX_PIXELS
+
 # ruff: noqa: RUF009 - key() is dataclasses.field with metadata
 
 STEPS = ("mine", "fit", "calibrate", "evaluate", "none")
 
 
-def key(help_text: str, step: str, default: Any = dataclasses.MISSING, factory: Any = dataclasses.MISSING) -> Any:
-    """Return a dataclass field of the recipe with its documentation and step."""
-    metadata = {"help": help_text, "step": step}
+def key(
+    help_text: str,
+    step: str,
+    default: Any = dataclasses.MISSING,
+    factory: Any = dataclasses.MISSING,
+    *,
+    later: bool = False,
+) -> Any:
+    """Return a dataclass field of the recipe with its documentation and step.
+
+    A key that came `later` than the first runs counts for its step only where it differs from its default, which is
+    how those runs were made: they stay done.
+    """
+    metadata = {"help": help_text, "step": step, "later": later}
     if factory is not dataclasses.MISSING:
         return field(default_factory=factory, metadata=metadata)
     return field(default=default, metadata=metadata)
@@ -134,6 +147,9 @@ class ImageSection:
     mean: float = key("subtracted from every channel", "fit", 127.5)
     scale: float = key("factor after the subtraction", "fit", 0.0078125)
     resample: str = key("linear, or area (no aliasing of large objects)", "mine", "linear")
+    max_pixels: int = key(
+        "a picture file of more pixels is refused before it is decoded", "mine", MAX_PIXELS, later=True
+    )
 
 
 @dataclass

@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 
 Index = Any  # a boolean mask, an index array or a slice
 
+MAX_PIXELS = 200_000_000  # of a picture file, where a recipe does not say otherwise
+
 
 class SampleRole(IntEnum):
     """Why a window was cut; decides which heads it teaches (never a label number in a loss)."""

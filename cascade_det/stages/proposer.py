@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,7 +19,7 @@ from cascade_det.nets.base import Net
 from cascade_det.stages.base import StageSettings, suppress
 from cascade_det.stages.network import NetworkRunner, StageNetwork, num_points_of
 
-_LEVEL_PIXELS = 1 << 21  # pixels of one forward pass; levels of equal size go together up to this
+_PASS_PIXELS = 1 << 21  # of one forward pass: levels of equal size go together up to this, a larger one goes in tiles
 
 
 def pyramid_levels(
@@ -38,6 +39,72 @@ def pyramid_levels(
         levels.append(level_hw)
         scale *= settings.factor
     return levels
+
+
+@dataclass(frozen=True)
+class Tile:
+    """A part of a level that is run on its own.
+
+    Attributes:
+        rows, columns: its pixels.
+        first: (row, column) of the level's map that the first position of the tile's map is.
+    """
+
+    rows: slice
+    columns: slice
+    first: tuple[int, int]
+
+
+def level_tiles(level_hw: tuple[int, int], window_hw: tuple[int, int], stride: int, pass_pixels: int) -> list[Tile]:
+    """Return the tiles of about `pass_pixels` that a level is run in; one tile where it fits.
+
+    Neighbours overlap by the window less the stride, and a tile starts at a multiple of the stride, so a position sees
+    the same pixels, pooled in the same places, as on the whole level. The last tile of an axis reaches to the level's
+    end, beyond its last position: a net whose pooling rounds up sees what it sees there on the whole level.
+    """
+    height, width = level_hw
+    if height * width <= pass_pixels:
+        return [Tile(slice(0, height), slice(0, width), (0, 0))]
+    side = math.isqrt(pass_pixels)
+    down = _axis_tiles(height, window_hw[0], stride, max(side, pass_pixels // width))
+    across = _axis_tiles(width, window_hw[1], stride, max(side, pass_pixels // height))
+    return [Tile(rows, columns, (i, j)) for rows, i in down for columns, j in across]
+
+
+def _axis_tiles(side_px: int, window_px: int, stride: int, most_px: int) -> list[tuple[slice, int]]:
+    """Return (pixels, first position) of tiles of about equal length along one axis."""
+    positions = (side_px - window_px) // stride + 1
+    fitting = max(1, (most_px - window_px) // stride + 1)
+    step = math.ceil(positions / math.ceil(positions / fitting))
+    starts = range(0, positions, step)
+    inner = [(slice(i * stride, (i + step - 1) * stride + window_px), i) for i in starts[:-1]]
+    return [*inner, (slice(starts[-1] * stride, side_px), starts[-1])]
+
+
+@dataclass(frozen=True)
+class _Hits:
+    """The positions of a level's map above the threshold, in the order of the map.
+
+    Attributes:
+        rows, columns: ``(N,)`` positions.
+        scores: ``(N,)`` float32 probabilities.
+        raw: ``(N, D)`` raw outputs by head.
+    """
+
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    scores: NDArray[np.float32]
+    raw: Mapping[str, NDArray[np.float32]]
+
+    @staticmethod
+    def joined(parts: Sequence[_Hits]) -> _Hits:
+        """Return the hits of a level's tiles as the whole level would have given them."""
+        if len(parts) == 1:
+            return parts[0]
+        rows, columns = np.concatenate([p.rows for p in parts]), np.concatenate([p.columns for p in parts])
+        order = np.lexsort((columns, rows))
+        raw = {name: np.concatenate([p.raw[name] for p in parts])[order] for name in parts[0].raw}
+        return _Hits(rows[order], columns[order], np.concatenate([p.scores for p in parts])[order], raw)
 
 
 @register_stage("proposer")
@@ -75,14 +142,12 @@ class Proposer:
             for position, level_hw in enumerate(pyramid_levels(image.image_hw, self.window_hw, settings)):
                 by_size.setdefault(level_hw, []).append((index, position))
         for level_hw, members in by_size.items():
-            step = max(1, _LEVEL_PIXELS // (level_hw[0] * level_hw[1]))
+            step = max(1, _PASS_PIXELS // (level_hw[0] * level_hw[1]))
             for start in range(0, len(members), step):
                 chosen = members[start : start + step]
-                pixels = np.stack([images[index].level(level_hw) for index, _ in chosen])
-                raw = self.runner.raw(pixels, settings.mean, settings.scale)
-                for row, (index, position) in enumerate(chosen):
-                    outputs = {name: value[row] for name, value in raw.items()}
-                    proposals, windows = self._read_map(outputs, images[index].image_hw, level_hw, settings)
+                levels = [images[index].level(level_hw) for index, _ in chosen]
+                for (index, position), hits in zip(chosen, self._scan(levels, settings), strict=True):
+                    proposals, windows = self._propose(hits, images[index].image_hw, level_hw, settings)
                     found[index].append((position, proposals, windows))
         return [self._merge(sorted(levels, key=lambda entry: entry[0]), settings) for levels in found]
 
@@ -92,25 +157,36 @@ class Proposer:
         raw = self.runner.raw_of_crops(crops, settings.mean, settings.scale, settings.chunk)
         return self.runner.decode(raw, windows, np.zeros(0, np.float32))
 
-    def _read_map(
-        self,
-        raw: Mapping[str, NDArray[np.float32]],
-        image_hw: tuple[int, int],
-        level_hw: tuple[int, int],
-        settings: StageSettings,
-    ) -> tuple[Detections, NDArray[np.float32]]:
-        """Return the positions of one level's map above the threshold, and their windows in picture pixels."""
-        score_map = raw[self.runner.score_head]
-        breadth = score_map.shape[2]
+    def _scan(self, levels: Sequence[NDArray[np.uint8]], settings: StageSettings) -> list[_Hits]:
+        """Return the hits of each of these levels of one size; tile by tile, so that no whole map is ever held."""
+        height, width = levels[0].shape[:2]
+        found: list[list[_Hits]] = [[] for _ in levels]
+        for tile in level_tiles((height, width), self.window_hw, self._stride, _PASS_PIXELS):
+            pixels = np.stack([level[tile.rows, tile.columns] for level in levels])
+            raw = self.runner.raw(pixels, settings.mean, settings.scale)
+            for index, parts in enumerate(found):
+                maps = {name: value[index] for name, value in raw.items()}
+                parts.append(self._hits(maps, tile.first, settings.score))
+        return [_Hits.joined(parts) for parts in found]
+
+    def _hits(self, maps: Mapping[str, NDArray[np.float32]], first: tuple[int, int], threshold: float) -> _Hits:
+        """Return what lies above the threshold in the maps ``(D, h', w')`` by head of one tile."""
+        score_map = maps[self.runner.score_head]
         scores = self.runner.scores(score_map.reshape(1, -1).T)
-        kept = np.flatnonzero(scores >= settings.score)
-        rows, columns = np.divmod(kept, breadth)
-        corner = np.stack([columns, rows], axis=1) * float(self._stride)
+        kept = np.flatnonzero(scores >= threshold)
+        rows, columns = np.divmod(kept, score_map.shape[2])
+        raw = {name: value[:, rows, columns].T for name, value in maps.items()}
+        return _Hits(rows + first[0], columns + first[1], scores[kept], raw)
+
+    def _propose(
+        self, hits: _Hits, image_hw: tuple[int, int], level_hw: tuple[int, int], settings: StageSettings
+    ) -> tuple[Detections, NDArray[np.float32]]:
+        """Return the detections of one level after its suppression, and their windows in picture pixels."""
+        corner = np.stack([hits.columns, hits.rows], axis=1) * float(self._stride)
         ratio = np.array([image_hw[1] / level_hw[1], image_hw[0] / level_hw[0]])
         far = corner + np.array([self.window_hw[1], self.window_hw[0]])
         windows = np.concatenate([corner * ratio, far * ratio], axis=1).astype(np.float32)
-        flat = {name: value.reshape(len(value), -1).T[kept] for name, value in raw.items()}
-        proposals = self.runner.decode(flat, windows, scores[kept])
+        proposals = self.runner.decode(hits.raw, windows, hits.scores)
         on = windows if self._nms_on == "windows" else None
         keep = suppress(proposals, settings.nms, settings.nms_mode, on)
         return proposals[keep], windows[keep]

@@ -44,6 +44,8 @@ def _walk(section: Any, prefix: str, inherited: str) -> dict[str, tuple[str, Any
     found: dict[str, tuple[str, Any]] = {}
     for item in dataclasses.fields(section):
         value = getattr(section, item.name)
+        if item.metadata.get("later") and value == item.default:
+            continue
         step = item.metadata.get("step", inherited)
         if isinstance(section, _PART_LIKE) and inherited != "none":
             step = inherited

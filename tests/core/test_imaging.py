@@ -125,6 +125,25 @@ def test_applies_exif_unless_the_truth_was_drawn_without(
     np.testing.assert_array_equal(got, ORIENTATIONS[orientation](RGB) if turned else RGB)
 
 
+@pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0no TIFF header in here", b"Exif\0\0II*\0\xff\xff\xff\x7f"])
+@pytest.mark.filterwarnings("ignore::UserWarning")  # Pillow's, on the damage
+def test_a_damaged_exif_block_leaves_the_picture_as_it_is_stored(tmp_path: Path, block: bytes) -> None:
+    for suffix in (".jpg", ".png"):
+        expected = read_image(saved(tmp_path, Image.fromarray(RGB), suffix))
+        np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(RGB), suffix, exif=block)), expected)
+
+
+def test_reads_a_picture_of_more_than_a_million_columns(tmp_path: Path) -> None:
+    line = np.arange(3 * 1_200_000).astype(np.uint8).reshape(1, -1, 3)  # OpenCV refuses such a side
+    np.testing.assert_array_equal(read_image(saved(tmp_path, Image.fromarray(line))), line)
+
+
+def test_what_is_no_number_is_black(tmp_path: Path) -> None:
+    values = np.array([[np.nan, -np.inf, -3, 0], [7.4, 200, 255, 254.6]], np.float32)
+    got = read_image(saved(tmp_path, Image.fromarray(values), ".tiff"))
+    np.testing.assert_array_equal(got, as_grey([[0, 0, 0, 0], [7, 200, 255, 255]]))
+
+
 def encoded(kind: str) -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(np.random.default_rng(1).integers(0, 256, (32, 48, 3), np.uint8)).save(buffer, kind)
@@ -179,6 +198,13 @@ def test_refuses_too_many_pixels_before_decoding(tmp_path: Path) -> None:
     path.write_bytes(encoded("PNG")[:60])  # the pixels are not even there
     with pytest.raises(DataError, match="48 x 32 px is above the cap of 1,535 pixels"):
         read_image(path, max_pixels=32 * 48 - 1)
+
+
+def test_a_pil_image_is_held_to_the_cap_too_and_an_array_is_not() -> None:
+    assert to_image(Image.fromarray(RGB), max_pixels=6 * 9).shape == (6, 9, 3)
+    with pytest.raises(DataError, match=r"PIL image: 9 x 6 px is above the cap of 53 pixels; .*image\.max_pixels"):
+        to_image(Image.fromarray(RGB), max_pixels=6 * 9 - 1)
+    assert to_image(RGB, max_pixels=1) is RGB
 
 
 @quick

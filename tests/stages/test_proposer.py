@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from hypothesis import given
+from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from torch import nn
@@ -27,7 +28,7 @@ from cascade_det.heads.points import Points
 from cascade_det.nets.base import Net
 from cascade_det.nets.mtcnn import mtcnn_pnet, mtcnn_rnet
 from cascade_det.stages.base import StageSettings
-from cascade_det.stages.proposer import Proposer, pyramid_levels
+from cascade_det.stages.proposer import Proposer, level_tiles, pyramid_levels
 
 SETTINGS = StageSettings(
     score=0.5,
@@ -263,11 +264,12 @@ class TestSameness:
         for image, found in zip(pictures, together, strict=True):
             assert_close(found, proposer([image], None, chosen)[0])
 
-    def test_levels_that_do_not_fit_one_forward_pass(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        proposer, pictures = trained_like(), random_pictures()
-        together = proposer(pictures, None, SETTINGS)
-        monkeypatch.setattr("cascade_det.stages.proposer._LEVEL_PIXELS", 1)
-        for found, alone in zip(together, proposer(pictures, None, SETTINGS), strict=True):
+    @pytest.mark.parametrize("pass_pixels", [1, 150, 700, 40 * 40, 2 * 40 * 40])
+    def test_pictures_that_do_not_fit_one_forward_pass(self, monkeypatch: pytest.MonkeyPatch, pass_pixels: int) -> None:
+        proposer, chosen = trained_like(), settings(score=0.5, nms=0.5, nms_across_levels=0.7, min_object_px=20)
+        together = proposer(random_pictures(), None, chosen)
+        monkeypatch.setattr("cascade_det.stages.proposer._PASS_PIXELS", pass_pixels)
+        for found, alone in zip(together, proposer(random_pictures(), None, chosen), strict=True):
             assert_close(found, alone)
 
     def test_weights_round_trip(self) -> None:
@@ -278,6 +280,102 @@ class TestSameness:
         second.load_arrays(first.arrays())
         for found, again in zip(*(p(random_pictures(), None, SETTINGS) for p in (first, second)), strict=True):
             assert_close(found, again)
+
+
+def ceiled() -> Net:
+    """Return P-Net as its authors ran it: pooling rounds up, so odd levels get positions that no crop has."""
+    net = mtcnn_pnet((12, 12), alpha=0.5)
+    for layer in net.modules():
+        if isinstance(layer, nn.MaxPool2d):
+            layer.ceil_mode = True
+    return net
+
+
+# name: its net and window
+DENSE: dict[str, Callable[[], tuple[Net, tuple[int, int]]]] = {
+    "P-Net": lambda: (mtcnn_pnet((12, 12), alpha=0.5), (12, 12)),
+    "P-Net of a tall window": lambda: (mtcnn_pnet((16, 12), alpha=0.5), (16, 12)),
+    "P-Net with ceil pooling": lambda: (ceiled(), (12, 12)),
+    "stride 1": lambda: (Brightness((5, 4), 1), (5, 4)),
+    "stride 3": lambda: (Brightness((7, 10), 3), (7, 10)),
+    "stride beyond the window": lambda: (Brightness((4, 4), 5), (4, 4)),
+}
+
+
+class TestTiles:
+    @pytest.mark.parametrize(
+        ("level_hw", "pass_pixels", "pixels"),
+        [
+            ((12, 12), 144, [((0, 12), (0, 12))]),
+            ((12, 12), 1, [((0, 12), (0, 12))]),  # never smaller than the window
+            ((13, 13), 1, [((0, 13), (0, 13))]),
+            ((14, 12), 1, [((0, 12), (0, 12)), ((2, 14), (0, 12))]),
+            ((20, 30), 600, [((0, 20), (0, 30))]),
+            ((20, 30), 599, [((0, 20), (0, 20)), ((0, 20), (10, 30))]),  # of equal length
+            ((12, 1000), 6100, [((0, 12), (0, 506)), ((0, 12), (496, 1000))]),
+            ((1000, 12), 6100, [((0, 506), (0, 12)), ((496, 1000), (0, 12))]),
+        ],
+    )
+    def test_pixels_of_the_tiles(
+        self, level_hw: tuple[int, int], pass_pixels: int, pixels: list[tuple[tuple[int, int], tuple[int, int]]]
+    ) -> None:
+        tiles = level_tiles(level_hw, (12, 12), 2, pass_pixels)
+        got = [((t.rows.start, t.rows.stop), (t.columns.start, t.columns.stop)) for t in tiles]
+        assert got == pixels
+
+    @given(
+        st.tuples(st.integers(0, 120), st.integers(0, 120)),
+        st.tuples(st.integers(1, 20), st.integers(1, 20)),
+        st.integers(1, 5),
+        st.integers(1, 10_000),
+    )
+    @hypothesis_settings(deadline=None)
+    def test_every_position_is_in_one_tile_and_a_tile_is_small(
+        self, more_hw: tuple[int, int], window_hw: tuple[int, int], stride: int, pass_pixels: int
+    ) -> None:
+        height, width = more_hw[0] + window_hw[0], more_hw[1] + window_hw[1]
+        seen = np.zeros(((height - window_hw[0]) // stride + 1, (width - window_hw[1]) // stride + 1), int)
+        for tile in level_tiles((height, width), window_hw, stride, pass_pixels):
+            assert (tile.rows.start, tile.columns.start) == (tile.first[0] * stride, tile.first[1] * stride)
+            tile_hw = (tile.rows.stop - tile.rows.start, tile.columns.stop - tile.columns.start)
+            own = [(side - window) // stride + 1 for side, window in zip(tile_hw, window_hw, strict=True)]
+            needed = [(count - 1) * stride + window for count, window in zip(own, window_hw, strict=True)]
+            assert needed[0] * needed[1] <= pass_pixels or min(own) == 1
+            seen[tile.first[0] : tile.first[0] + own[0], tile.first[1] : tile.first[1] + own[1]] += 1
+        assert (seen == 1).all()
+
+    @pytest.mark.parametrize("name", list(DENSE))
+    @given(st.tuples(st.integers(0, 30), st.integers(0, 30)), st.integers(250, 1500))
+    @hypothesis_settings(deadline=None, max_examples=25)
+    def test_a_level_in_tiles_is_the_whole_level(self, name: str, more_hw: tuple[int, int], pass_pixels: int) -> None:
+        torch.manual_seed(1)
+        net, window_hw = DENSE[name]()
+        proposer = Proposer("first", window_hw, net, {"score": Classification(), "points": Points(2)})
+        hw = (window_hw[0] + more_hw[0], window_hw[1] + more_hw[1])
+        image = Resampler(np.random.default_rng(0).integers(0, 256, (*hw, 3), np.uint8))
+        # one level, all of its positions; without a box head a box is its window
+        chosen = settings(
+            score=0, min_object_px=window_hw[0], max_object_px=window_hw[0], max_per_image=10**9, scale=1 / 64
+        )
+        found = []
+        for limit in (10**9, min(pass_pixels, hw[0] * hw[1] - 1)):
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr("cascade_det.stages.proposer._PASS_PIXELS", limit)
+                (here,) = proposer([image], None, chosen)
+                found.append(here[np.lexsort((here.boxes[:, 0], here.boxes[:, 1]))])
+        whole, tiled = found
+        assert net.stride is not None
+        assert len(whole) >= math.prod((side - w) // net.stride + 1 for side, w in zip(hw, window_hw, strict=True))
+        np.testing.assert_array_equal(whole.boxes, tiled.boxes)
+        assert_close(whole, tiled)
+
+    def test_equal_scores_are_decided_as_on_the_whole_level(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        chosen = settings(nms=0.3, max_object_px=12)
+        (whole,) = bright()([picture((60, 70), (0, 0, 70, 60))], None, chosen)
+        monkeypatch.setattr("cascade_det.stages.proposer._PASS_PIXELS", 900)
+        (tiled,) = bright()([picture((60, 70), (0, 0, 70, 60))], None, chosen)
+        assert len(whole) > 10
+        assert tiled.boxes.tolist() == whole.boxes.tolist()
 
 
 class TestSuppression:

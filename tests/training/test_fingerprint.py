@@ -29,6 +29,7 @@ from cascade_det.training.plan import Plan, Step
 ALL = ["pnet mine", "pnet fit", "pnet calibrate", "rnet mine", "rnet fit", "rnet calibrate", "evaluate"]
 FULL: dict[str, Any] = {
     "object": {"points": ["a", "b"], "flip_points": [1, 0]},
+    "image": {"max_pixels": 1000},
     "stages": {
         name: {
             "kind": "proposer",
@@ -120,6 +121,13 @@ class TestKeys:
         assert "stages.second.net.kind" in keys
         assert "stages.first.net.kind" not in keys
         assert not any(key.startswith("stages.") for key in keys_of_step(full(), "evaluate", None))
+
+    def test_a_key_that_came_later_counts_where_it_differs_from_what_runs_before_it_did(self) -> None:
+        default = recipe_from_dict({**FULL, "image": {}}, Path())
+        assert keys_of_step(full(), "mine", "first")["image.max_pixels"] == 1000
+        assert set(keys_of_step(full(), "mine", "first")) - set(keys_of_step(default, "mine", "first")) == {
+            "image.max_pixels"
+        }
 
     def test_the_code_of_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
         names = {

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from cascade_det.core.imaging import read_image
 from cascade_det.core.registry import register_source
-from cascade_det.core.types import Annotations
+from cascade_det.core.types import MAX_PIXELS, Annotations
 from cascade_det.data.formats.coco_records import (
     ObjectRows,
     Record,
@@ -48,6 +48,7 @@ class Coco(Source):
         num_points: how many points an object has; 0 leaves the file's keypoints unread.
         base_dir: folder that relative paths are resolved against.
         object_category: what the recipe calls its object.
+        max_pixels: a picture of more pixels is refused before it is decoded.
 
     An object with `iscrowd` or `ignore` is ignored. Every other field of an annotation that holds a text, number or
     truth value becomes a column of `extras`: numbers where all annotations have one, otherwise texts with "" where an
@@ -70,6 +71,7 @@ class Coco(Source):
         num_points: int = 0,
         base_dir: str = ".",
         object_category: str = "",
+        max_pixels: int = MAX_PIXELS,
     ) -> None:
         self._folder = Path(base_dir) / images
         self._file = Path(base_dir) / annotations
@@ -78,6 +80,7 @@ class Coco(Source):
         self._where = _value_lists("where", where)
         self._where_not = _value_lists("where_not", where_not)
         self._num_points = num_points
+        self._max_pixels = max_pixels
         self._cache: _Parsed | None = None
 
     def __getstate__(self) -> dict[str, Any]:
@@ -107,7 +110,7 @@ class Coco(Source):
         """
         picture = self.pictures[index]
         path = self._existing(picture)
-        image: NDArray[np.uint8] = read_image(path, picture.image_hw)
+        image: NDArray[np.uint8] = read_image(path, picture.image_hw, self._max_pixels)
         if image.shape[:2] != picture.image_hw:
             raise DataError(
                 f"{path} is {image.shape[1]} x {image.shape[0]} pixels (width x height), but {self._file} says "
