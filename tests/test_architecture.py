@@ -47,6 +47,7 @@ ON_LOADING = {
     "evaluation": {"pycocotools", "scipy"},
     "visual": {"cv2"},
     "cli": {"typer"},
+    "testing": {"torch"},
 }
 INSIDE = {
     "core.nms": {"cv2"},

@@ -24,11 +24,14 @@ class Net(nn.Module, ABC):
         out_channels: channels of the map that heads stand on.
         stride: by how many input pixels neighbouring positions of the map are apart; None where the net may not run
             densely. With a stride, position (i, j) of the map equals the net on the crop at (i * stride, j * stride).
+        dense_equals_crop: False for a net that runs densely although that does not hold (one imported with pools that
+            round up).
     """
 
     version = 1
     out_channels: int
     stride: int | None = None
+    dense_equals_crop: bool = True
 
     @abstractmethod
     def forward(self, images: torch.Tensor) -> torch.Tensor:

@@ -29,10 +29,12 @@ class Sampler(ABC):
 
     Attributes:
         needs_candidates: whether it wants what the stages before let through.
+        bands: the IoU bands that its roles keep, where it states any.
     """
 
     version = 1
     needs_candidates: bool = False
+    bands: Bands | None = None
 
     @abstractmethod
     def sample(

@@ -29,6 +29,7 @@ class FromCascade(Sampler):
     """
 
     needs_candidates = True
+    bands: Bands
 
     def __init__(
         self,

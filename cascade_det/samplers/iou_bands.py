@@ -29,6 +29,8 @@ class IouBands(Sampler):
     Source: consensus of the public MTCNN training codes.
     """
 
+    bands: Bands
+
     def __init__(
         self,
         *,
