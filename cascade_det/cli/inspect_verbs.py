@@ -12,7 +12,7 @@ import typer
 from cascade_det.cli.common import write_json
 from cascade_det.errors import RecipeError, choices
 
-_GIVEN = {"name", "window_hw", "net", "heads", "num_points", "object_category", "base_dir", "self"}
+_GIVEN = {"name", "window_hw", "net", "heads", "num_points", "object_category", "base_dir", "max_pixels", "self"}
 
 
 def parts(
@@ -43,7 +43,7 @@ def parts(
     for owner in registry.ALL:
         for part_name in owner.names():
             if name in (None, owner.kind, part_name):
-                rows.append(_describe(owner.kind, part_name, owner.get(part_name)))
+                rows.append(describe(owner.kind, part_name, owner.get(part_name)))
     if not rows:
         known = {"recipe", *(o.kind for o in registry.ALL), *(n for o in registry.ALL for n in o.names())}
         raise RecipeError(f"parts {name!r}: {choices(name, known)}.")
@@ -56,7 +56,8 @@ def parts(
     write_json(json_file, rows)
 
 
-def _describe(kind: str, name: str, part: Callable[..., Any]) -> dict[str, Any]:
+def describe(kind: str, name: str, part: Callable[..., Any]) -> dict[str, Any]:
+    """Return kind, name, module, first line of the docstring, parameters with defaults and the docstring of a part."""
     doc = inspect.getdoc(part) or ""
     own = [value for key, value in inspect.signature(part).parameters.items() if key not in _GIVEN]
     return {
