@@ -117,6 +117,28 @@ def test_a_wrong_preset_is_told_before_it_is_chosen(
         assert told in refused([verb, str(recipe)], capsys)
 
 
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("train.optimizer={kind: AdamX}", "train.optimizer.kind='AdamX'"),
+        ("train.optimizer={kind: SGD, params: {moment: 1}}", "train.optimizer.params={'moment': 1}: SGD refuses"),
+        ("stages.rnet.train.optimizer={kind: Adamm}", "stages.rnet.train.optimizer.kind='Adamm': did you mean 'Adam'"),
+        ("train.schedule={kind: Cosine}", "train.schedule.kind='Cosine'"),
+        ("train.schedule={kind: StepLR}", "train.schedule.params={}: StepLR refuses"),
+        ("evaluate.coco.params.group_by=[sauce]", "group_by='sauce'"),
+        ("evaluate={figures: {kind: cocoa}}", "evaluate.figures.kind='cocoa'"),
+        ("init=nope", "init='nope': neither the file"),
+        ("stages.pnet.samplers=null", "stages.pnet.samplers"),
+    ],
+)
+def test_what_a_late_step_would_meet_is_told_before_the_first(
+    tiny_recipe: Write, tmp_path: Path, override: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for verb in ("check", "train"):
+        assert told in refused([verb, str(tiny_recipe()), override, f"run_dir={tmp_path}/run"], capsys)
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_without_a_source(tiny_recipe: Write, split: str, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tiny_recipe()

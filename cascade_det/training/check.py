@@ -17,8 +17,8 @@ from cascade_det.data.sources import left_out
 from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
 from cascade_det.stages.refiner import Refiner
-from cascade_det.training.mining import build_views
 from cascade_det.training.plan import Plan
+from cascade_det.training.preflight import check_parts, rehearse_evaluation
 
 _REACH_IOU = 0.65
 
@@ -39,7 +39,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
         DataError: data is missing or wrong, or train and val share pictures.
     """
     report = CheckReport()
-    build_views(recipe)
+    check_parts(recipe)
     _count_parameters(report, recipe)  # builds every net: a value that it refuses is told before missing data
     train, val = PictureSet.of(recipe, "train"), PictureSet.of(recipe, "val")
     for split, pictures in (("train", train), ("val", val)):
@@ -50,6 +50,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
             report.problems.append(f"data.{split}: no objects")
     if not report.problems:
         refuse_overlap(train, val)
+        rehearse_evaluation(recipe, val.sources)
     _check_reach(report, recipe, train)
     steps = Plan(recipe, say).steps
     report.lines.append("would run: " + ", ".join(map(str, steps)))

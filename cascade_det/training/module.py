@@ -10,10 +10,10 @@ import pytorch_lightning as pl
 import torch
 
 from cascade_det.core.schema import Part
-from cascade_det.errors import RecipeError, choices
 from cascade_det.heads.base import Head, Reduction
 from cascade_det.heads.losses import reduce_rows
 from cascade_det.stages.network import StageNetwork
+from cascade_det.training.optimisation import optimisation
 
 
 @dataclass(frozen=True)
@@ -111,28 +111,10 @@ class StageModule(pl.LightningModule):
             self.log("val/f1", f1)
 
     def configure_optimizers(self) -> Any:
-        given: dict[str, Any] = {"lr": self._lr, **self._optimizer.params}
-        optimizer = _build(torch.optim, self._optimizer, "train.optimizer", self.parameters(), **given)
-        if self._schedule.kind == "none":
+        optimizer, schedule = optimisation(self.parameters(), self._optimizer, self._schedule, self._lr, self._steps)
+        if schedule is None:
             return optimizer
-        params = dict(self._schedule.params)
-        if self._schedule.kind == "OneCycleLR":
-            params = {"pct_start": 0.1, **params, "max_lr": self._lr, "total_steps": self._steps + 1}
-        elif self._schedule.kind == "CosineAnnealingLR":
-            params = {"T_max": self._steps, **params}
-        scheduler = _build(torch.optim.lr_scheduler, self._schedule, "train.schedule", optimizer, **params)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
-
-
-def _build(module: Any, part: Part, key: str, subject: Any, **params: Any) -> Any:
-    """Build a class of torch.optim by its name; a `RecipeError` names what is wrong with it."""
-    known = [name for name in dir(module) if name[:1].isupper()]
-    if part.kind not in known:
-        raise RecipeError(f"{key}.kind={part.kind!r}: {choices(part.kind, known)}.")
-    try:
-        return getattr(module, part.kind)(subject, **params)
-    except (TypeError, ValueError) as error:
-        raise RecipeError(f"{key}.params={part.params!r}: {part.kind} refuses them: {error}.") from error
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
 def _score_counts(raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> dict[str, torch.Tensor]:

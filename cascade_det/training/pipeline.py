@@ -28,8 +28,9 @@ from cascade_det.training.backfill import backfill
 from cascade_det.training.calibration import calibrate
 from cascade_det.training.fingerprint import file_digest, fingerprint
 from cascade_det.training.fit import run_fit
-from cascade_det.training.mining import MiningJob, build_views, mine
+from cascade_det.training.mining import MiningJob, mine
 from cascade_det.training.plan import Plan, Step
+from cascade_det.training.preflight import check_parts, rehearse_evaluation
 from cascade_det.training.run_folder import claim, explain_os_errors
 from cascade_det.training.run_report import write_curves
 
@@ -72,7 +73,7 @@ class Run:
         for value in (stage, start):
             if value is not None and value not in self.recipe.stages:
                 raise RunError(f"there is no stage {value!r}; {choices(value, self.recipe.stages)}.")
-        self._check_data()
+        self._check_before_all()
         with claim(self.folder, self.recipe.name, recipe_to_yaml(self.recipe)):
             self._do_all(stage, step, start)
         return self.metrics()
@@ -96,12 +97,13 @@ class Run:
         path = self.folder / "metrics.json"
         return json.loads(path.read_text()) if path.is_file() else {}
 
-    def _check_data(self) -> None:
+    def _check_before_all(self) -> None:
+        check_parts(self.recipe)
         for pictures, split in ((self.plan.train_pictures, "train"), (self.plan.val_pictures, "val")):
             for line in remarks(pictures, split):
                 self._say(line)
         refuse_overlap(self.plan.train_pictures, self.plan.val_pictures)
-        build_views(self.recipe)  # a wrong transform is told here, not by a broken pool of processes
+        rehearse_evaluation(self.recipe, self.plan.val_pictures.sources)
 
     def _do(self, step: Step, label: str) -> None:
         self.plan.forget()

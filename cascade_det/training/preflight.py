@@ -1,0 +1,66 @@
+"""What only a late step of a run would meet, met before the first: no hour of mining for a misspelt name."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cascade_det.core.recipe import build_stage, stage_train
+from cascade_det.core.registry import EVALUATORS
+from cascade_det.core.schema import Recipe
+from cascade_det.core.types import Detections
+from cascade_det.data.sources import Source
+from cascade_det.errors import RecipeError
+from cascade_det.evaluation.base import ScoredSet
+from cascade_det.model_file import load_model
+from cascade_det.training.mining import build_views
+from cascade_det.training.optimisation import optimisation
+from cascade_det.training.plan import Plan
+
+
+def check_parts(recipe: Recipe) -> None:
+    """Build every part of a recipe that needs no data: views, nets, optimizers, evaluators, the model to start from.
+
+    Raises:
+        RecipeError: a part refuses its parameters, or a stage that learns has no sampler.
+        RunError, ModelError: `init` names no model.
+    """
+    import torch
+
+    build_views(recipe)
+    for name, section in recipe.stages.items():
+        if not build_stage(recipe, name).trainable:
+            continue
+        if not section.samplers:
+            raise RecipeError(
+                f"stages.{name}.samplers: a stage that learns needs at least one, such as "
+                "`samplers: {windows: {kind: iou_bands}}`."
+            )
+        values: Any = stage_train(recipe, name)
+        own = section.train.optimizer or section.train.schedule
+        optimisation(
+            [torch.nn.Parameter(torch.zeros(1))],
+            values.optimizer,
+            values.schedule,
+            values.lr,
+            max(1, values.samples // values.batch_size),
+            f"stages.{name}.train" if own else "train",
+        )
+    for name, part in recipe.evaluate.items():
+        EVALUATORS.build(part.kind, part.params, f"evaluate.{name}")
+    if recipe.init:
+        load_model(Plan(recipe).init_file())
+
+
+def rehearse_evaluation(recipe: Recipe, sources: list[Source]) -> None:
+    """Run every evaluator on the truth of each source as if nothing were found; no picture is read.
+
+    Raises:
+        RecipeError: an evaluator cannot do what its parameters ask of this truth, such as group by an unknown field.
+    """
+    names, category = list(recipe.object.points), recipe.object.category
+    for source in sources:
+        truth = [source.annotations(index) for index in range(len(source.pictures))]
+        nothing = [Detections.empty(len(names) or None)] * len(truth)
+        scored = ScoredSet(source.pictures, truth, nothing, names, category)
+        for name, part in recipe.evaluate.items():
+            EVALUATORS.build(part.kind, part.params, f"evaluate.{name}").evaluate(scored)
