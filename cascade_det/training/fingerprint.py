@@ -83,8 +83,11 @@ def fingerprint(keys: Mapping[str, Any]) -> str:
 
 def file_digest(path: Path) -> str:
     """Return a hash of a file's bytes."""
+    digest = hashlib.sha256()
     with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def changed_keys(old: Mapping[str, Any], new: Mapping[str, Any]) -> list[str]:
