@@ -8,6 +8,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
 from typing import Any
 
+import numpy as np
+
 from cascade_det.core import registry
 from cascade_det.core.imaging import Border, Resample, Resampler, to_image
 from cascade_det.core.nms import NmsMode
@@ -186,8 +188,12 @@ class Cascade:
         return Resampler(image, Resample(self.recipe.image.resample), Border(border.mode), border.value)
 
     def finish(self, found: Detections, image_hw: tuple[int, int]) -> Detections:
-        """Return final detections: clipped to the picture unless the recipe says otherwise."""
-        return found.clip(image_hw) if self.recipe.image.clip_boxes else found
+        """Return final detections: clipped to the picture, and by their edges, unless the recipe says otherwise."""
+        if self.recipe.image.clip_boxes:
+            found = found.clip(image_hw)
+        if self.recipe.image.inclusive_boxes:
+            found = found.replace(boxes=found.boxes + np.array([1, 1, 0, 0], np.float32))
+        return found
 
     def settings(
         self,

@@ -85,6 +85,15 @@ def assert_close(a: Detections, b: Detections) -> None:
         assert np.abs(a.points - b.points).max(initial=0) <= 0.01
 
 
+@pytest.mark.parametrize("upto", ["pnet", "rnet"])
+def test_inclusive_boxes_count_pixels_from_one(tiny: Any, pictures: list[NDArray[np.uint8]], upto: str) -> None:
+    plain, inclusive = Cascade.load(tiny.model), Cascade.load(tiny.model)
+    inclusive.recipe.image.inclusive_boxes = True
+    a, b = (cascade.run(pictures[:1], upto)[0] for cascade in (plain, inclusive))
+    assert len(a) > 0
+    np.testing.assert_array_equal(b.boxes - a.boxes, np.tile(np.float32([1, 1, 0, 0]), (len(a), 1)))
+
+
 class TestBatch:
     def test_no_pictures(self, cascade: Cascade) -> None:
         assert cascade.batch([]) == []

@@ -21,7 +21,7 @@ _POSITIVE = {
 _CHOICES = {
     "reduction": ("mean", "hardest"),
     "nms_mode": ("union", "minimum"),
-    "resample": ("linear", "area"),
+    "resample": ("linear", "area", "pooled"),
     "mode": ("pad", "clip"),
     "logger": ("csv", "tensorboard", "both", "none"),
 }

@@ -32,10 +32,14 @@ class Resample(str, Enum):
 
     `linear` interpolates between the four neighbours at any scale. `area` first halves the picture by averaging until
     less than a factor of two remains, then interpolates: no aliasing when an object is much larger than the window.
+    `pooled` averages the whole pixels that an output pixel touches and cuts windows at whole pixels, at the picture's
+    border too: adaptive average pooling, as ports of MTCNN resample. Its pixels are float32, not rounded: by rounding
+    alone P-Net's scores move by up to .02. It is for comparison with ports, not for training.
     """
 
     linear = "linear"
     area = "area"
+    pooled = "pooled"
 
 
 class Border(str, Enum):
@@ -171,6 +175,7 @@ class Resampler:
         self._border = border
         self._border_value = border_value
         self._octaves = [image]
+        self._sums: NDArray[np.float64] | None = None
 
     def _octave(self, scale: float) -> Pixels:
         """Return the halved picture to interpolate from when one output pixel spans `scale` picture pixels."""
@@ -184,7 +189,9 @@ class Resampler:
         return self._octaves[wanted]
 
     def level(self, level_hw: tuple[int, int]) -> Pixels:
-        """Return the whole picture at the size `level_hw`, ``(h, w, 3)`` uint8."""
+        """Return the whole picture at the size `level_hw`, ``(h, w, 3)`` uint8 (`pooled`: float32)."""
+        if self._mode == Resample.pooled:
+            return self._pool(np.array([[0, 0, self.image_hw[1], self.image_hw[0]]]), level_hw)[0]
         scale = min(self.image_hw[0] / level_hw[0], self.image_hw[1] / level_hw[1])
         base = self._octave(scale)
         if base.shape[:2] == level_hw:
@@ -196,7 +203,16 @@ class Resampler:
         return self.cut(CropPlan.upright(windows_xyxy, SampleRole.negative), crop_hw)
 
     def cut(self, plan: CropPlan, crop_hw: tuple[int, int]) -> Pixels:
-        """Return the windows of a plan, turned and mirrored as it says, as crops ``(M, h, w, 3)`` uint8."""
+        """Return the windows of a plan, turned and mirrored as it says, as crops ``(M, h, w, 3)`` uint8
+        (`pooled`: float32).
+
+        Raises:
+            ValueError: a window is turned or mirrored, which `pooled` cannot.
+        """
+        if self._mode == Resample.pooled:
+            if plan.angle_deg.any() or plan.mirror.any():
+                raise ValueError("resample='pooled' cuts upright windows only; train with linear or area")
+            return self._pool(_whole_pixels(plan.boxes, self.image_hw), crop_hw)
         height, width = crop_hw
         out = np.empty((len(plan), height, width, 3), np.uint8)
         boxes = plan.boxes.astype(np.float64)
@@ -237,6 +253,40 @@ class Resampler:
             borderValue=(self._border_value,) * 3,
         )
         return np.asarray(cut, np.uint8).reshape(-1, height, width, 3)
+
+    def _pool(self, boxes: NDArray[np.intp], crop_hw: tuple[int, int]) -> Any:
+        """Return the means of whole pixels of boxes ``(N, 4)`` at whole pixels, ``(N, h, w, 3)`` float32."""
+        if self._sums is None:
+            self._sums = np.asarray(cv2.integral(self._octaves[0], sdepth=cv2.CV_64F), np.float64)
+        out = np.empty((len(boxes), *crop_hw, 3), np.float32)
+        step = max(1, _MAP_ELEMENTS // (crop_hw[0] * crop_hw[1]))
+        for start in range(0, len(boxes), step):
+            chosen = boxes[start : start + step]
+            left, right = _bins(chosen[:, 0], chosen[:, 2], crop_hw[1])
+            top, bottom = _bins(chosen[:, 1], chosen[:, 3], crop_hw[0])
+            rows, columns = (top[:, :, None], bottom[:, :, None]), (left[:, None, :], right[:, None, :])
+            total = self._sums[rows[1], columns[1]] - self._sums[rows[0], columns[1]]
+            total += self._sums[rows[0], columns[0]] - self._sums[rows[1], columns[0]]
+            pixels = (rows[1] - rows[0]) * (columns[1] - columns[0])
+            out[start : start + step] = total / pixels[..., None]
+        return out
+
+
+def _bins(low: NDArray[np.intp], high: NDArray[np.intp], count: int) -> tuple[NDArray[np.intp], NDArray[np.intp]]:
+    """Return first pixels and ends ``(N, count)`` of the bins of adaptive pooling from `low` to `high`."""
+    position, length = np.arange(count), (high - low)[:, None]
+    return low[:, None] + position * length // count, low[:, None] - (-(position + 1) * length // count)
+
+
+def _whole_pixels(boxes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[np.intp]:
+    """Return boxes ``(N, 4)`` at whole pixels within the picture, each of one pixel at least.
+
+    Ports count pixels from 1 and cut the fraction off, so the first pixel is ``trunc(x0 + 1) - 1`` in edge coordinates.
+    """
+    limit = np.array([image_hw[1], image_hw[0]])
+    first = np.clip(np.trunc(boxes[:, :2].astype(np.float64) + 1) - 1, 0, limit - 1)
+    end = np.clip(np.trunc(boxes[:, 2:].astype(np.float64)), first + 1, limit)
+    return np.concatenate([first, end], axis=1).astype(np.intp)
 
 
 def to_network_input(crops: Pixels, mean: float, scale: float) -> NDArray[np.float32]:

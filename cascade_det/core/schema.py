@@ -143,10 +143,18 @@ class ImageSection:
     """Pixels to network input, and boxes to the caller."""
 
     clip_boxes: bool = key("clip final boxes to the picture", "calibrate", True)
+    inclusive_boxes: bool = key(
+        "report a box by its first and last pixel counted from 1, as MATLAB code does, not by its edges",
+        "calibrate",
+        False,
+        later=True,
+    )
 
     mean: float = key("subtracted from every channel", "fit", 127.5)
     scale: float = key("factor after the subtraction", "fit", 0.0078125)
-    resample: str = key("linear, or area (no aliasing of large objects)", "mine", "linear")
+    resample: str = key(
+        "linear, area (no aliasing of large objects) or pooled (as ports of MTCNN do)", "mine", "linear"
+    )
     max_pixels: int = key(
         "a picture file of more pixels is refused before it is decoded", "mine", MAX_PIXELS, later=True
     )

@@ -23,20 +23,24 @@ _PASS_PIXELS = 1 << 21  # of one forward pass: levels of equal size go together 
 
 
 def pyramid_levels(
-    image_hw: tuple[int, int], window_hw: tuple[int, int], settings: StageSettings
+    image_hw: tuple[int, int], window_hw: tuple[int, int], settings: StageSettings, whole_pixels: bool = False
 ) -> list[tuple[int, int]]:
     """Return the sizes of the pyramid's levels, largest first.
 
     On the first level an object of `min_object_px` has the window's height; each further level is `factor` times as
-    large. A level smaller than the window is not built, nor one on which `max_object_px` is below the window.
+    large. A level smaller than the window is not built, nor one on which `max_object_px` is below the window. With
+    `whole_pixels` a side that comes out whole gets one pixel more, and a level counts as it is before it is rounded up,
+    as in ports of MTCNN.
     """
     levels: list[tuple[int, int]] = []
     scale = window_hw[0] / settings.min_object_px
     while settings.max_object_px is None or window_hw[0] / scale <= settings.max_object_px or not levels:
-        level_hw = (math.ceil(image_hw[0] * scale), math.ceil(image_hw[1] * scale))
-        if level_hw[0] < window_hw[0] or level_hw[1] < window_hw[1]:
+        sides = (image_hw[0] * scale, image_hw[1] * scale)
+        level_hw = (math.ceil(sides[0]), math.ceil(sides[1]))
+        reached = sides if whole_pixels else level_hw
+        if reached[0] < window_hw[0] or reached[1] < window_hw[1]:
             break
-        levels.append(level_hw)
+        levels.append((int(sides[0] + 1), int(sides[1] + 1)) if whole_pixels else level_hw)
         scale *= settings.factor
     return levels
 
@@ -114,13 +118,20 @@ class Proposer:
     Args:
         name, window_hw, net, heads: given by the framework.
         nms_on: suppress by the "windows" of the map (as MTCNN does) or by the regressed "boxes".
+        whole_pixels: round windows down to whole pixels, as ports of MTCNN do; for comparison with them.
     """
 
     trainable = True
     version = 1
 
     def __init__(
-        self, name: str, window_hw: tuple[int, int], net: Net, heads: Mapping[str, Head], nms_on: str = "windows"
+        self,
+        name: str,
+        window_hw: tuple[int, int],
+        net: Net,
+        heads: Mapping[str, Head],
+        nms_on: str = "windows",
+        whole_pixels: bool = False,
     ) -> None:
         if net is None or net.stride is None:
             raise ValueError("a proposer runs its net densely: choose a net with a stride, such as mtcnn_pnet")
@@ -132,6 +143,7 @@ class Proposer:
         self.runner = NetworkRunner(StageNetwork(net, heads), heads)
         self._stride = net.stride
         self._nms_on = nms_on
+        self._whole_pixels = whole_pixels
 
     def __call__(
         self, images: Sequence[Resampler], candidates: Sequence[Detections] | None, settings: StageSettings
@@ -139,7 +151,8 @@ class Proposer:
         by_size: dict[tuple[int, int], list[tuple[int, int]]] = {}
         found: list[list[tuple[int, Detections, NDArray[Any]]]] = [[] for _ in images]
         for index, image in enumerate(images):
-            for position, level_hw in enumerate(pyramid_levels(image.image_hw, self.window_hw, settings)):
+            levels_hw = pyramid_levels(image.image_hw, self.window_hw, settings, self._whole_pixels)
+            for position, level_hw in enumerate(levels_hw):
                 by_size.setdefault(level_hw, []).append((index, position))
         for level_hw, members in by_size.items():
             step = max(1, _PASS_PIXELS // (level_hw[0] * level_hw[1]))
@@ -147,7 +160,11 @@ class Proposer:
                 chosen = members[start : start + step]
                 levels = [images[index].level(level_hw) for index, _ in chosen]
                 for (index, position), hits in zip(chosen, self._scan(levels, settings), strict=True):
-                    proposals, windows = self._propose(hits, images[index].image_hw, level_hw, settings)
+                    if self._whole_pixels:
+                        windows = self._whole_windows(hits, settings, position)
+                    else:
+                        windows = self._windows(hits, images[index].image_hw, level_hw)
+                    proposals, windows = self._propose(hits, windows, settings)
                     found[index].append((position, proposals, windows))
         return [self._merge(sorted(levels, key=lambda entry: entry[0]), settings) for levels in found]
 
@@ -178,14 +195,24 @@ class Proposer:
         raw = {name: value[:, rows, columns].T for name, value in maps.items()}
         return _Hits(rows + first[0], columns + first[1], scores[kept], raw)
 
-    def _propose(
-        self, hits: _Hits, image_hw: tuple[int, int], level_hw: tuple[int, int], settings: StageSettings
-    ) -> tuple[Detections, NDArray[np.float32]]:
-        """Return the detections of one level after its suppression, and their windows in picture pixels."""
+    def _windows(self, hits: _Hits, image_hw: tuple[int, int], level_hw: tuple[int, int]) -> NDArray[np.float32]:
+        """Return the windows of hits ``(N, 4)`` in picture pixels."""
         corner = np.stack([hits.columns, hits.rows], axis=1) * float(self._stride)
         ratio = np.array([image_hw[1] / level_hw[1], image_hw[0] / level_hw[0]])
         far = corner + np.array([self.window_hw[1], self.window_hw[0]])
-        windows = np.concatenate([corner * ratio, far * ratio], axis=1).astype(np.float32)
+        return np.concatenate([corner * ratio, far * ratio], axis=1).astype(np.float32)
+
+    def _whole_windows(self, hits: _Hits, settings: StageSettings, position: int) -> NDArray[np.float32]:
+        """Return the windows of hits ``(N, 4)`` by their first and last pixel, counted from 1 and rounded down."""
+        scale = np.float32(self.window_hw[0] / settings.min_object_px * settings.factor**position)
+        corner = np.stack([hits.columns, hits.rows], axis=1).astype(np.float32) * self._stride
+        far = corner + np.array([self.window_hw[1], self.window_hw[0]], np.float32)
+        return np.concatenate([np.floor((corner + 1) / scale), np.floor(far / scale)], axis=1)
+
+    def _propose(
+        self, hits: _Hits, windows: NDArray[np.float32], settings: StageSettings
+    ) -> tuple[Detections, NDArray[np.float32]]:
+        """Return the detections of one level after its suppression, and their windows."""
         proposals = self.runner.decode(hits.raw, windows, hits.scores)
         on = windows if self._nms_on == "windows" else None
         keep = suppress(proposals, settings.nms, settings.nms_mode, on)
@@ -201,6 +228,8 @@ class Proposer:
             keep = np.argsort(-merged.scores, kind="stable")
         else:
             keep = nms(on, merged.scores, settings.nms_across_levels, settings.nms_mode)
+        if self._whole_pixels:  # the first pixel's edge lies one before its number
+            merged = merged.replace(boxes=merged.boxes - np.array([1, 1, 0, 0], np.float32))
         return merged[keep[: settings.max_per_image]]
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:

@@ -27,13 +27,21 @@ class Refiner:
     Args:
         name, window_hw, net, heads: given by the framework.
         nms_on: suppress by the regressed "boxes", or by the "windows" that were cropped.
+        whole_pixels: take windows as one pixel less wide and high when they suppress each other, as ports of MTCNN do;
+            for comparison with them.
     """
 
     trainable = True
     version = 1
 
     def __init__(
-        self, name: str, window_hw: tuple[int, int], net: Net, heads: Mapping[str, Head], nms_on: str = "boxes"
+        self,
+        name: str,
+        window_hw: tuple[int, int],
+        net: Net,
+        heads: Mapping[str, Head],
+        nms_on: str = "boxes",
+        whole_pixels: bool = False,
     ) -> None:
         if net is None:
             raise ValueError("a refiner needs a net and heads")
@@ -44,6 +52,7 @@ class Refiner:
         self.num_points = num_points_of(heads)
         self.runner = NetworkRunner(StageNetwork(net, heads), heads)
         self._nms_on = nms_on
+        self._less = np.array([1, 1, 0, 0], np.float32) * whole_pixels
 
     def __call__(
         self, images: Sequence[Resampler], candidates: Sequence[Detections] | None, settings: StageSettings
@@ -89,7 +98,7 @@ class Refiner:
         above = np.flatnonzero(scores >= settings.score)
         chosen = {name: value[above] for name, value in raw.items()}
         refined = self.runner.decode(chosen, windows[above], scores[above])
-        on = windows[above] if self._nms_on == "windows" else None
+        on = windows[above] + self._less if self._nms_on == "windows" else None
         keep = suppress(refined, settings.nms, settings.nms_mode, on)
         return refined[keep[: settings.max_per_image]]
 

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import cv2
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from torch.nn import functional
 
 from cascade_det.core.geometry import crop_truth
 from cascade_det.core.imaging import Border, Resample, Resampler
 from cascade_det.core.types import Annotations, CropPlan, SampleRole
 
 quick = settings(deadline=None, max_examples=40)
-MODES, BORDERS = list(Resample), list(Border)
+MODES, BORDERS = [Resample.linear, Resample.area], list(Border)
 
 
 def smooth(height: int, width: int) -> NDArray[np.uint8]:
@@ -229,3 +232,48 @@ def test_crops_are_upright_and_unmirrored() -> None:
     resampler, boxes = Resampler(smooth(70, 90)), np.array([[3, 5, 40, 42]])
     plan = CropPlan.upright(boxes, SampleRole.part)
     np.testing.assert_array_equal(resampler.crops(boxes, (12, 12)), resampler.cut(plan, (12, 12)))
+
+
+class TestPooled:
+    """Adaptive average pooling of whole pixels, as ports of MTCNN resample; torch's own is the reference."""
+
+    @staticmethod
+    def pooled(image: NDArray[np.uint8], hw: tuple[int, int]) -> NDArray[np.float32]:
+        mean = functional.adaptive_avg_pool2d(torch.from_numpy(image).permute(2, 0, 1).double(), hw)
+        return np.asarray(mean.permute(1, 2, 0), np.float32)
+
+    @pytest.mark.parametrize("hw", [(40, 60), (13, 7), (1, 1), (41, 61), (95, 130)])
+    def test_level(self, hw: tuple[int, int]) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+        np.testing.assert_allclose(Resampler(image, Resample.pooled).level(hw), self.pooled(image, hw), atol=1e-4)
+
+    @pytest.mark.parametrize(
+        ("window", "pixels"),
+        [
+            ((3, 5, 30, 25), (3, 5, 30, 25)),
+            ((3.7, 5.2, 30.9, 25.4), (3, 5, 30, 25)),
+            ((-0.5, -3, 20.9, 12), (0, 0, 20, 12)),
+            ((50, 30, 75.5, 90), (50, 30, 60, 40)),
+            ((58.5, 38.5, 58.9, 38.9), (58, 38, 59, 39)),
+            ((70, 50, 90, 70), (59, 39, 60, 40)),
+            ((-30, -30, -5, -5), (0, 0, 1, 1)),
+        ],
+    )
+    def test_windows_at_whole_pixels_within_the_picture(
+        self, window: tuple[float, ...], pixels: tuple[int, int, int, int]
+    ) -> None:
+        image = np.random.default_rng(0).integers(0, 256, (40, 60, 3), np.uint8)
+        x0, y0, x1, y1 = pixels
+        crop = Resampler(image, Resample.pooled).crops(np.array([window], np.float32), (24, 12))
+        np.testing.assert_allclose(crop[0], self.pooled(image[y0:y1, x0:x1], (24, 12)), atol=1e-4)
+
+    def test_no_windows(self) -> None:
+        empty = Resampler(np.zeros((8, 8, 3), np.uint8), Resample.pooled).crops(np.zeros((0, 4)), (12, 12))
+        assert empty.shape == (0, 12, 12, 3)
+
+    @pytest.mark.parametrize("change", [{"angle_deg": [5.0]}, {"mirror": [True]}])
+    def test_turned_windows_are_refused(self, change: dict[str, Any]) -> None:
+        plan = CropPlan.upright(np.array([[0, 0, 8, 8]]), SampleRole.negative)
+        plan = dataclasses.replace(plan, **{name: np.array(value) for name, value in change.items()})
+        with pytest.raises(ValueError, match="upright windows only"):
+            Resampler(np.zeros((8, 8, 3), np.uint8), Resample.pooled).cut(plan, (12, 12))

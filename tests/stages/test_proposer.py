@@ -171,6 +171,31 @@ class TestPyramid:
         assert not fits, "the pyramid ended early"
 
 
+class TestWholePixels:
+    """Levels and windows as ports of MTCNN round them, by formulas of their own."""
+
+    @pytest.mark.parametrize(
+        ("image_hw", "levels"),
+        [
+            ((48, 64), [(49, 65), (25, 33), (13, 17)]),  # every side comes out whole: one pixel more
+            ((47, 63), [(48, 64), (24, 32)]),  # the third would be 11.75 high: rounded up it would hold the window
+            ((11, 500), []),
+        ],
+    )
+    def test_levels(self, image_hw: tuple[int, int], levels: list[tuple[int, int]]) -> None:
+        assert pyramid_levels(image_hw, (12, 12), settings(), whole_pixels=True) == levels
+
+    def test_windows(self) -> None:
+        given = settings(score=0, min_object_px=16, max_object_px=16)
+        found = bright(whole_pixels=True)([picture((60, 80))], None, given)[0]
+        scale = 12 / 16
+        across = [(np.floor((2 * i + 1) / scale), np.floor((2 * i + 12) / scale)) for i in range((61 - 12) // 2 + 1)]
+        down = [(np.floor((2 * i + 1) / scale), np.floor((2 * i + 12) / scale)) for i in range((46 - 12) // 2 + 1)]
+        # pixels are counted from 1 and the last one is part of the window
+        expected = [[x0 - 1, y0 - 1, x1, y1] for y0, y1 in down for x0, x1 in across]
+        assert sorted(found.boxes.tolist()) == sorted(expected)
+
+
 class TestConstructor:
     @pytest.mark.parametrize(
         ("net", "nms_on", "message"),

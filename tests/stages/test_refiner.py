@@ -233,6 +233,12 @@ class TestSuppression:
             counts[nms_on] = len(refiner([picture()], [candidates(*self.BOXES)], settings(nms=0.3))[0])
         assert counts == {"boxes": 4, "windows": 1}
 
+    @pytest.mark.parametrize(("whole_pixels", "kept"), [(False, 1), (True, 2)])
+    def test_whole_pixels_suppress_by_one_pixel_less(self, whole_pixels: bool, kept: int) -> None:
+        found = candidates((20, 8, 30, 18), (22, 8, 32, 18))  # IoU 80 / 120; one pixel less: 63 / 99
+        refiner = bright(nms_on="windows", whole_pixels=whole_pixels)
+        assert len(refiner([picture()], [found], settings(score=0, nms=0.65))[0]) == kept
+
     @pytest.mark.parametrize(
         ("net", "nms_on", "message"),
         [(None, "boxes", "needs a net and heads"), (Brightness(), "corners", "nms_on='corners'")],
