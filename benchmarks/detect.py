@@ -9,14 +9,13 @@ face. Process time is compared, which a neighbour on the machine does not length
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
-import subprocess
 import time
 from pathlib import Path
 
 import cv2
 import torch
+from peer import Peer
 from timing import print_machine, spread
 
 from cascade_det import Cascade, read_image
@@ -24,18 +23,12 @@ from cascade_det import Cascade, read_image
 Timing = tuple[float, float, int]
 
 
-class Peer:
-    """facenet-pytorch in a process of its own."""
-
-    def __init__(self, python: str) -> None:
-        command = [python, str(Path(__file__).with_name("facenet_worker.py"))]
-        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+class Theirs(Peer):
+    """The peer, its faces counted."""
 
     def __call__(self, path: str, min_object_px: float) -> Timing:
-        to, back = self._process.stdin, self._process.stdout
-        print(json.dumps([path, min_object_px]), file=to, flush=True)
-        answer = json.loads(back.readline())  # type: ignore[union-attr]
-        return answer[0], answer[1], answer[2]
+        wall, process, boxes = self.detect(path, min_object_px)
+        return wall, process, len(boxes)
 
 
 class Ours:
@@ -63,7 +56,7 @@ def main() -> None:
     torch.set_num_threads(1)
     cv2.setNumThreads(1)
     print_machine("torch", "opencv-python-headless")
-    sides = {"ours": Ours(given.model)} | ({"peer": Peer(given.peer)} if given.peer else {})
+    sides = {"ours": Ours(given.model)} | ({"peer": Theirs(given.peer)} if given.peer else {})
     for px in given.min_object:
         for path in given.pictures:
             height, width = read_image(path).shape[:2]

@@ -1,6 +1,6 @@
-"""facenet-pytorch behind standard input and output, for `detect.py`; runs in an environment of its own.
+"""facenet-pytorch behind standard input and output, for `detect.py` and `agreement.py`; in an environment of its own.
 
-Each line in is ``[path, smallest face in px]``; each line out ``[wall seconds, process seconds, faces]``.
+Each line in is ``[path, smallest face in px]``; each line out ``[wall seconds, process seconds, boxes x0 y0 x1 y1]``.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ cv2.setNumThreads(1)
 _DETECTORS: dict[float, MTCNN] = {}
 
 
-def timed(path: str, min_object_px: float) -> tuple[float, float, int]:
+def timed(path: str, min_object_px: float) -> tuple[float, float, list[list[float]]]:
     """Detect in one picture that is decoded beforehand."""
     detector = _DETECTORS.setdefault(min_object_px, MTCNN(min_face_size=int(min_object_px), keep_all=True))
     image = cv2.cvtColor(cv2.imread(path), cv2.COLOR_BGR2RGB)
     wall, process = time.perf_counter(), time.process_time()
     boxes, _ = detector.detect(image)
-    return time.perf_counter() - wall, time.process_time() - process, 0 if boxes is None else len(boxes)
+    spent = time.perf_counter() - wall, time.process_time() - process
+    return *spent, [] if boxes is None else boxes.tolist()
 
 
 for line in sys.stdin:
