@@ -55,24 +55,32 @@ class PictureView:
     def _move(
         self, transform: Any, image: NDArray[np.uint8], truth: Annotations
     ) -> tuple[NDArray[np.uint8], Annotations]:
-        """Return the picture transformed, and its truth moved along as key points."""
-        corners = truth.boxes[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(-1, 2)
+        """Return the picture transformed, and its truth moved along as key points.
+
+        A box becomes that of the moved ellipse inscribed in it: the box of its moved corners would be far too large
+        where a picture is turned. Source: Kalra et al., "Towards Rotation Invariance in Object Detection", ICCV 2021.
+        """
+        centre = (truth.boxes[:, :2] + truth.boxes[:, 2:]) / 2
+        right, below = centre.copy(), centre.copy()
+        right[:, 0], below[:, 1] = truth.boxes[:, 2], truth.boxes[:, 3]
+        frames = np.stack([centre, right, below], axis=1).reshape(-1, 2)
         axes = np.array([[0, 0], [8, 0], [0, 8]], np.float32)  # tell a mirror from a turn by their handedness
-        marks = np.concatenate([axes, corners, truth.points.reshape(-1, 2)]) - 0.5
+        marks = np.concatenate([axes, frames, truth.points.reshape(-1, 2)]) - 0.5
         result = transform(image=image, keypoints=marks)
         moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + 0.5
-        boxes = moved[3 : 3 + len(corners)].reshape(-1, 4, 2)
-        points = moved[3 + len(corners) :].reshape(truth.points.shape)
+        centre, right, below = moved[3 : 3 + len(frames)].reshape(-1, 3, 2).transpose(1, 0, 2)
+        points = moved[3 + len(frames) :].reshape(truth.points.shape)
         known = truth.points_known
         across, down = moved[1] - moved[0], moved[2] - moved[0]
         if across[0] * down[1] - across[1] * down[0] < 0:
             points, known = points[:, self._flip], known[:, self._flip]
-        hull = np.concatenate([boxes.min(axis=1), boxes.max(axis=1)], axis=1) if len(truth) else truth.boxes
+        half = np.hypot(right - centre, below - centre)
+        boxes = np.concatenate([centre - half, centre + half], axis=1)
         points = np.where(known[..., None], points, 0)
         shown = np.asarray(result["image"])
         frame = np.array([[0, 0, shown.shape[1], shown.shape[0]]], np.float32)
-        ignore = truth.ignore | (coverage_matrix(frame, hull)[0] < _LEAST_INSIDE)
-        return shown, truth.replace(boxes=hull, ignore=ignore, points=points, points_known=known)
+        ignore = truth.ignore | (coverage_matrix(frame, boxes)[0] < _LEAST_INSIDE)
+        return shown, truth.replace(boxes=boxes, ignore=ignore, points=points, points_known=known)
 
 
 def _compose(part: Part, key: str) -> Any:
@@ -159,9 +167,13 @@ def _smooth(batch: NDArray[np.float32]) -> NDArray[np.float32]:
 
 
 def _cover(crops: NDArray[np.uint8], chosen: NDArray[np.intp], rng: np.random.Generator) -> None:
-    """Paste over each chosen crop, in place, a rectangle of another crop: 20 to 50 % of each side."""
+    """Paste over each chosen crop, in place, a rectangle of another: 20 to 50 % of one side, 20 to 100 % of the other.
+
+    So a half is covered at most, be it the left, the right, the upper or the lower one.
+    """
     height, width = crops.shape[1:3]
-    size = rng.uniform(0.2, 0.5, (len(chosen), 2))
+    size = rng.uniform(0.2, [0.5, 1.0], (len(chosen), 2))
+    size = np.where(rng.random((len(chosen), 1)) < 0.5, size, size[:, ::-1])
     start = rng.random((len(chosen), 2)) * (1 - size)
     y, x = (np.arange(height) + 0.5) / height, (np.arange(width) + 0.5) / width
     in_y = (y >= start[:, :1]) & (y < start[:, :1] + size[:, :1])
