@@ -132,7 +132,7 @@ def test_a_folder_of_its_own_inside_that_of_out(tiny: Any, folder: Path, tmp_pat
 
 
 def test_a_long_name_does_not_outgrow_the_file_system(tiny: Any, folder: Path, tmp_path: Path) -> None:
-    long = folder / ("ü" * 120 + ".png")
+    long = folder / ("ü" * 125 + ".png")
     write_image(long, read_image(folder / "a.png"))
     assert detect(tiny.model, long, "--crops", tmp_path / "crops", "--score", 0.2) == 0
     assert {row["picture"] for row in table(tmp_path / "crops")} == {str(long)}
