@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from cascade_det.core.registry import register_stage as register_stage
     from cascade_det.core.types import Annotations as Annotations
     from cascade_det.core.types import Detections as Detections
+    from cascade_det.visual.alignment import align as align
     from cascade_det.visual.drawing import draw as draw
 
 __version__ = "0.1.0"
@@ -30,6 +31,7 @@ _PLACES = {
     "Annotations": "cascade_det.core.types",
     "Cascade": "cascade_det.cascade",
     "Detections": "cascade_det.core.types",
+    "align": "cascade_det.visual.alignment",
     "draw": "cascade_det.visual.drawing",
     "evaluate": "cascade_det.api",
     "load_recipe": "cascade_det.core.recipe",

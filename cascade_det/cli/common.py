@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fnmatch
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -67,14 +68,21 @@ def write_json(path: Path | None, value: Any) -> None:
         write_json_atomic(path, value, indent=1)
 
 
-def own_folder(out: Path, own_names: set[str]) -> Path:
-    """Return an output folder, made if missing; refused where it holds other things than this verb's own output."""
+def own_folder(out: Path, own_names: set[str], flag: str = "--out") -> Path:
+    """Return an output folder, made if missing; refused where it holds other things than this verb's own output.
+
+    Args:
+        out: the folder that the user named by `flag`.
+        own_names: names of what the verb writes there; ``*`` and ``[0-9]`` stand for what varies.
+        flag: as the message names it.
+    """
     if out.exists() and not out.is_dir():
-        raise RunError(f"--out {out}: is a file; name a folder.")
-    foreign = sorted(p.name for p in out.iterdir() if p.name not in own_names) if out.is_dir() else []
+        raise RunError(f"{flag} {out}: is a file; name a folder.")
+    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
+    foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in own_names)]
     if foreign:
         raise RunError(
-            f"--out {out}: holds other things than this verb's output, such as {foreign[0]!r}; name another folder."
+            f"{flag} {out}: holds other things than this verb's output, such as {foreign[0]!r}; name another folder."
         )
     out.mkdir(parents=True, exist_ok=True)
     return out

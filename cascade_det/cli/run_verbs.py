@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from cascade_det.cli.common import own_folder, progress_bar, say, write_json
+from cascade_det.cli.crops import CropWriter, crops_folder
+from cascade_det.cli.object_table import object_columns, object_rows
 from cascade_det.errors import DataError, RecipeError, choices
 
 if TYPE_CHECKING:
@@ -37,7 +39,7 @@ _EVALUATION_FILES = {
     "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
 }  # fmt: skip
 _SHOWN_FAILURES = 10
-_DETECT_FILES = {"detections.json", "images.json", "errors.csv", "detections.csv", "drawn"}
+_DETECT_FILES = {"detections.json", "images.json", "errors.csv", "detections.csv", "drawn", "crops"}
 _SAVE_AS = ("coco", "csv")
 
 
@@ -78,6 +80,8 @@ def detect(
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Folder for all files.")] = None,
     save_as: Annotated[Optional[str], typer.Option("--save-as", help="A further format: coco or csv.")] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Write pictures with detections to DIR/drawn.")] = False,
+    crops: Annotated[Optional[Path], typer.Option("--crops", metavar="DIR", help="Write each object there.")] = None,
+    align: Annotated[bool, typer.Option("--align", help="Crops turned upright by the points, 112 x 112.")] = False,
     min_object: MinObject = None,
     score: Score = None,
     preset: Preset = None,
@@ -95,19 +99,27 @@ def detect(
     `cascade-det detect mtcnn_face photo.jpg`
 
     `cascade-det detect runs/quickstart pictures/ --out found --draw --score 0.8`
+
+    `cascade-det detect mtcnn_face pictures/ --crops faces --align`
     """
+    cut_to = crops_folder(crops, align, out)
     folder = _detect_folder(out, draw, save_as)
     files = list(_pictures(paths))
     cascade = load(model, preset, device, threads, allow_plugins)
     options = checked_options(cascade, None, min_object, score)
-    results, errors = _detect_all(cascade, files, folder / "drawn" if folder and draw else None, options)
+    writer = CropWriter(cut_to, files, align, cascade) if cut_to else None
+    results, errors = _detect_all(cascade, files, folder / "drawn" if folder and draw else None, writer, options)
+    if writer is not None:
+        writer.close()
     if folder is None:
         _print_tables(results)
     else:
         _write_results(folder, results, errors, save_as, cascade.recipe.object.points)
     found, place = sum(len(d) for _, _, d in results), f"; {folder}" if folder else ""
     say(f"{found} objects in {len(results)} pictures; {len(errors)} could not be read{place}")
-    write_json(json_file, {"pictures": len(results), "objects": found, "errors": [[str(p), r] for p, r in errors]})
+    cut = {"crops": writer.written, "crops_left_out": writer.left_out} if writer else {}
+    failed = [[str(path), reason] for path, reason in errors]
+    write_json(json_file, {"pictures": len(results), "objects": found, **cut, "errors": failed})
     list_failures(errors, folder)
 
 
@@ -139,7 +151,11 @@ def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
 
 
 def _detect_all(
-    cascade: Cascade, files: Sequence[Path], drawn_in: Path | None, options: Mapping[str, Any]
+    cascade: Cascade,
+    files: Sequence[Path],
+    drawn_in: Path | None,
+    crops: CropWriter | None,
+    options: Mapping[str, Any],
 ) -> tuple[list[_Result], list[tuple[Path, str]]]:
     """Return (file, its size, what was found) of each picture, and (file, reason) of each that cannot be read."""
     from cascade_det.core.imaging import read_image, write_image
@@ -159,6 +175,8 @@ def _detect_all(
             results.append((path, (image.shape[0], image.shape[1]), found))
             if drawn_in is not None:
                 write_image(drawn_in / f"{len(results):05d}_{path.stem}.jpg", draw_detections(image, found))
+            if crops is not None:
+                crops.add(len(results), path, image, found)
     return results, errors
 
 
@@ -193,13 +211,9 @@ def _write_results(
 def _write_csv(path: Path, results: Sequence[_Result], point_names: Sequence[str]) -> None:
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        places = [f"{name}_{axis}" for name in point_names for axis in "xy"]
-        writer.writerow(["path", "score", "x0", "y0", "x1", "y1", *places])
+        writer.writerow(["path", *object_columns(point_names)])
         for picture, _, found in results:
-            points = found.points.reshape(len(found), -1).tolist() if found.points is not None else [[]] * len(found)
-            for row in range(len(found)):
-                values = [float(found.scores[row]), *found.boxes[row].tolist(), *points[row]]
-                writer.writerow([picture, *(f"{value:.4f}" for value in values)])
+            writer.writerows([picture, *values] for values in object_rows(found))
 
 
 def evaluate(

@@ -42,6 +42,7 @@ def check_values(recipe: Recipe) -> None:
         )
     if len(set(recipe.object.points)) != count:
         raise RecipeError(f"object.points={recipe.object.points}: each point needs its own name.")
+    _check_template(recipe)
     for key in ("name", "run_dir"):
         if not getattr(recipe, key).strip():
             raise RecipeError(f"{key}={getattr(recipe, key)!r}: must not be empty; it names the folder of the run.")
@@ -107,6 +108,19 @@ def _check_stage(key: str, stage: StageSection, first: bool) -> None:
         raise RecipeError(f"{key}.keep.score={score!r}: must be 'auto' (the calibrated threshold) or lie in [0, 1].")
     if first and stage.kind == "refiner":
         raise RecipeError(f"{key}.kind='refiner': the first stage has no candidates to refine; make it a proposer.")
+
+
+def _check_template(recipe: Recipe) -> None:
+    template, names = recipe.object.align_template, recipe.object.points
+    if template is None:
+        return
+    if len(template) != len(names) or not all(len(xy) == 2 and all(map(math.isfinite, xy)) for xy in template):
+        raise RecipeError(
+            f"object.align_template={template}: must hold one [x, y] of finite numbers for each of the object.points, "
+            f"which are {names}."
+        )
+    if len(set(map(tuple, template))) < 2:
+        raise RecipeError(f"object.align_template={template}: two points at least must differ, or no turn follows.")
 
 
 def _check_view(key: str, view: View) -> None:

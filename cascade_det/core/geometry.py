@@ -5,14 +5,16 @@ All boxes are ``(N, 4)`` x0 y0 x1 y1 in edge coordinates, so a width is x1 - x0 
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.types import Annotations, CropPlan, CropTruth
+from cascade_det.core.types import Annotations, CropPlan, CropTruth, SampleRole
 
 Boxes = NDArray[Any]
+_COINCIDE = 1e-6  # float32 points that are nearer to each other, relative to their size, differ by rounding alone
 
 
 def box_sides(boxes_xyxy: Boxes) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -140,3 +142,52 @@ def mirror_truth(truth: CropTruth, mirrored: NDArray[np.bool_], flip_points: NDA
     known = np.where(mirrored[:, None], truth.points_known[:, flip_points], truth.points_known)
     points = np.where(mirrored[:, None, None], flipped, truth.points)
     return truth.replace(box=box, points=np.where(known[..., None], points, 0), points_known=known)
+
+
+def fit_similarity(points_xy: NDArray[Any], target_xy: NDArray[Any]) -> NDArray[np.float64]:
+    """Return the similarity of least squares that takes the points of each object to a target (Umeyama 1991).
+
+    In the plane the paper's rotation and scale (its eq. 40 and 42) are one complex factor: the covariance of points and
+    target over the variance of the points, each about its mean. Such a factor turns and scales, it cannot mirror.
+
+    Args:
+        points_xy: ``(N, K, 2)`` the points of N objects, in any unit.
+        target_xy: ``(K, 2)`` where they should lie.
+
+    Returns:
+        ``(N, 2, 3)`` matrices [A | b] with A p + b near the target; all NaN where none follows from the points: one is
+        not finite, they coincide, or any turn fits as badly as any other.
+
+    >>> fit_similarity(np.array([[[0., 0.], [2., 0.]]]), np.array([[5., 5.], [5., 6.]])).round(3) + 0.
+    array([[[ 0. , -0.5,  5. ],
+            [ 0.5,  0. ,  5. ]]])
+    """
+    points = np.asarray(points_xy, np.float64)
+    finite: NDArray[np.bool_] = np.asarray(np.isfinite(points).all(axis=(1, 2)))
+    points = np.where(finite[:, None, None], points, 0)
+    p, q = points[..., 0] + 1j * points[..., 1], target_xy[:, 0] + 1j * target_xy[:, 1]
+    p_mean, q_mean = p.mean(axis=1, keepdims=True), q.mean()
+    covariance = (np.conj(p - p_mean) * (q - q_mean)).mean(axis=1)  # (N,)
+    p_spread, q_spread = np.abs(p - p_mean).max(axis=1), np.abs(q - q_mean).max()
+    variance = (np.abs(p - p_mean) ** 2).mean(axis=1)
+    distinct = p_spread > _COINCIDE * np.abs(p).max(axis=1)
+    decided = finite & distinct & (np.abs(covariance) > _COINCIDE * p_spread * q_spread)
+    factor = np.where(decided, covariance, np.nan) / np.where(decided, variance, 1)
+    shift = q_mean - factor * p_mean[:, 0]
+    rows = [factor.real, -factor.imag, shift.real, factor.imag, factor.real, shift.imag]
+    return np.stack(rows, axis=1).reshape(-1, 2, 3)
+
+
+def similarity_windows(maps: NDArray[np.float64], crop_hw: tuple[int, int]) -> CropPlan:
+    """Return the turned windows that similarities ``(N, 2, 3)`` from picture to crop pixels cut out, for a `Resampler`.
+
+    Both frames count in edge coordinates, so that the middle of a crop is half its size.
+    """
+    factor = maps[:, 0, 0] + 1j * maps[:, 1, 0]
+    shift = maps[:, 0, 2] + 1j * maps[:, 1, 2]
+    half = np.array([crop_hw[1], crop_hw[0]]) / 2
+    centre = (complex(half[0], half[1]) - shift) / factor
+    middle = np.stack([centre.real, centre.imag], axis=1)
+    reach = half / np.abs(factor)[:, None]
+    plan = CropPlan.upright(np.concatenate([middle - reach, middle + reach], axis=1), SampleRole.points)
+    return dataclasses.replace(plan, angle_deg=-np.rad2deg(np.angle(factor)))

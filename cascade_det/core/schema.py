@@ -136,6 +136,9 @@ class ObjectSection:
     category: str = key("name of the category", "mine", "object")
     points: list[str] = key("names of the points, in order", "mine", factory=list)
     flip_points: Optional[list[int]] = key("which point each becomes in a mirror; identity where absent", "mine", None)
+    align_template: Optional[list[list[float]]] = key(
+        "where aligned crops have the points: [x, y] of each as shares of the crop's width and height", "none", None
+    )
 
 
 @dataclass

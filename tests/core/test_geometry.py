@@ -17,10 +17,12 @@ from cascade_det.core.geometry import (
     clip_boxes,
     coverage_matrix,
     crop_truth,
+    fit_similarity,
     fit_to_aspect,
     intersection_matrix,
     iou_matrix,
     mirror_truth,
+    similarity_windows,
 )
 from cascade_det.core.types import Annotations, CropPlan, CropTruth, SampleRole
 from cascade_det.heads.box_offset import BoxOffset
@@ -300,3 +302,81 @@ def test_mirror_of_a_crop_equals_a_mirrored_window(angle: float, mirror: bool) -
     np.testing.assert_allclose(flipped.box, cut.box, atol=1e-5)
     np.testing.assert_allclose(flipped.points, cut.points, atol=1e-5)
     np.testing.assert_array_equal(flipped.points_known, cut.points_known)
+
+
+def umeyama(points: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the similarity of least squares as the paper has it, by a singular value decomposition."""
+    p, q = points - points.mean(axis=0), target - target.mean(axis=0)
+    u, d, vt = np.linalg.svd(q.T @ p / len(p))
+    sign = np.array([1, np.sign(np.linalg.det(u) * np.linalg.det(vt))])
+    a = (d * sign).sum() / (p**2).sum(axis=1).mean() * (u * sign) @ vt
+    return np.column_stack([a, target.mean(axis=0) - a @ points.mean(axis=0)])
+
+
+FIVE = np.array([[38.3, 51.7], [73.5, 51.5], [56.0, 71.7], [41.5, 92.4], [70.7, 92.2]])
+moves = st.tuples(st.floats(0.05, 20), st.floats(-180, 180), st.floats(-500, 500), st.floats(-500, 500))
+
+
+class TestSimilarity:
+    def test_no_objects(self) -> None:
+        maps = fit_similarity(np.zeros((0, 5, 2)), FIVE)
+        assert maps.shape == (0, 2, 3)
+        assert len(similarity_windows(maps, (112, 96))) == 0
+
+    @given(st.lists(moves, min_size=1, max_size=4), st.integers(2, 5))
+    @quick
+    def test_a_similarity_is_found_again(self, rows: list[tuple[float, ...]], count: int) -> None:
+        scale, angle, dx, dy = np.array(rows).T
+        cos, sin = scale * np.cos(np.deg2rad(angle)), scale * np.sin(np.deg2rad(angle))
+        moved = np.stack([cos, -sin, dx, sin, cos, dy], axis=1).reshape(-1, 2, 3)
+        target = FIVE[:count]
+        points = (target - moved[:, None, :, 2]) @ np.linalg.inv(moved[:, :, :2]).transpose(0, 2, 1)
+        found = fit_similarity(points, target)
+        assert found[:, :, :2] == pytest.approx(moved[:, :, :2], rel=1e-7, abs=1e-7)
+        assert points @ found[:, :, :2].transpose(0, 2, 1) + found[:, None, :, 2] == pytest.approx(
+            np.broadcast_to(target, points.shape), abs=1e-5
+        )
+
+    @given(st.integers(0, 2**32 - 1), st.sampled_from([0.1, 5.0, 60.0]), st.booleans())
+    @quick
+    def test_it_is_the_papers_and_never_mirrors(self, seed: int, noise: float, mirrored: bool) -> None:
+        points = FIVE * ([-1, 1] if mirrored else [1, 1]) + np.random.default_rng(seed).normal(0, noise, (3, 5, 2))
+        found = fit_similarity(points, FIVE)
+        assert found == pytest.approx(np.stack([umeyama(one, FIVE) for one in points]), rel=1e-6, abs=1e-6)
+        assert (np.linalg.det(found[:, :, :2]) > 0).all()
+        assert found[:, 0, :2] == pytest.approx(found[:, 1, 1::-1] * [1, -1], rel=1e-12)  # no shear, one scale
+
+    @pytest.mark.parametrize(
+        ("points", "fixed"),
+        [
+            (FIVE, True),
+            (FIVE[[0, 0, 0, 0, 1]], True),  # two places are enough
+            (FIVE * [1, 0], True),  # on a line
+            (np.full((5, 2), 0.0), False),
+            (np.full((5, 2), 4000.1), False),
+            (np.float32(4000.1) + np.eye(5, 2, dtype=np.float32) * np.float32(2**-12), False),  # by rounding alone
+            (np.where(np.eye(5, 2) > 0, np.nan, FIVE), False),
+            (np.where(np.eye(5, 2) > 0, np.inf, FIVE), False),
+        ],
+    )
+    def test_points_that_fix_no_turn(self, points: Any, fixed: bool) -> None:
+        found = fit_similarity(np.stack([points, FIVE]), FIVE)
+        assert np.isfinite(found[0]).all() == fixed
+        assert np.isnan(found[0]).any() != fixed
+        assert np.isfinite(found[1]).all()
+
+    def test_a_square_in_a_mirror_fixes_no_turn(self) -> None:
+        square = np.array([[0.0, 0], [1, 0], [1, 1], [0, 1]])
+        assert np.isnan(fit_similarity(square[None] * [-1, 1] + [7.3, 0], square)).all()
+
+    @given(st.integers(0, 2**32 - 1), windows)
+    @quick
+    def test_windows_see_the_points_where_the_similarity_puts_them(self, seed: int, crop_hw: tuple[int, int]) -> None:
+        rng = np.random.default_rng(seed)
+        points = (rng.normal(0, 5, (3, 5, 2)) + FIVE).astype(np.float32)
+        maps = fit_similarity(points, FIVE * rng.uniform(0.2, 3) @ np.array([[0.6, -0.8], [0.8, 0.6]]))
+        plan = similarity_windows(maps, crop_hw)
+        truth = Annotations.of(np.zeros((3, 4)), 5).replace(points=points, points_known=np.ones((3, 5), bool))
+        plan = plan.__class__(plan.boxes, plan.role, np.arange(3), plan.angle_deg, plan.mirror)
+        seen = crop_truth(plan, truth, np.arange(5)).points * [crop_hw[1], crop_hw[0]]
+        assert seen == pytest.approx(points @ maps[:, :, :2].transpose(0, 2, 1) + maps[:, None, :, 2], abs=0.01)

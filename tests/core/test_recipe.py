@@ -190,6 +190,11 @@ def test_a_value_out_of_range_names_its_key(path: Path, override: str) -> None:
         (["object.flip_points=[1,0]"], r"object\.flip_points=\[1, 0\]: must hold each of 0\.\.4"),
         (["object.flip_points=[0,1,2,3,5]"], r"object\.flip_points"),
         (["object.flip_points=[0,0,2,3,4]"], r"object\.flip_points"),
+        (["object.align_template=[[0,0],[1,1]]"], r"object\.align_template=.*one \[x, y\].*each of the object\.points"),
+        (["object.align_template=[[0,0],[1,1],[0,1],[1,0],[1]]"], r"object\.align_template=.*one \[x, y\]"),
+        (["object.align_template=[[0,0],[1,1],[0,1],[1,0],[1,.nan]]"], r"object\.align_template=.*finite"),
+        (["object.align_template=[[1,0],[1,0],[1,0],[1,0],[1,0]]"], r"object\.align_template=.*two points at least"),
+        (["object.align_template=[[a,0],[1,0],[1,0],[1,0],[1,0]]"], r"key 'object\.align_template.*'a'"),
         (["object.flip_points=[1,2,0,3,4]"], r"object\.flip_points=.*pairs"),  # mirrored twice it is not the same
         (
             ["object.points=[]", "object.flip_points=null"],

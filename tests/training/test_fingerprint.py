@@ -28,7 +28,7 @@ from cascade_det.training.plan import Plan, Step
 
 ALL = ["pnet mine", "pnet fit", "pnet calibrate", "rnet mine", "rnet fit", "rnet calibrate", "evaluate"]
 FULL: dict[str, Any] = {
-    "object": {"points": ["a", "b"], "flip_points": [1, 0]},
+    "object": {"points": ["a", "b"], "flip_points": [1, 0], "align_template": [[0, 0], [1, 0]]},
     "image": {"max_pixels": 1000},
     "stages": {
         name: {
@@ -109,6 +109,7 @@ class TestKeys:
             ("train.trainer.devices", "none"),
             ("train.logger", "none"),
             ("description", "none"),
+            ("object.align_template", "none"),
         ],
     )
     def test_a_parts_keys_belong_to_the_step_of_what_holds_it(self, key: str, step: str) -> None:
