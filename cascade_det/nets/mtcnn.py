@@ -35,6 +35,7 @@ class _Trunk(Net):
         activation: str,
         pool_first: bool,
         ceil_pooling: bool,
+        dense: bool,
     ) -> None:
         super().__init__()
         width = scaled_channels(alpha)
@@ -61,7 +62,8 @@ class _Trunk(Net):
         blocks += conv_block(channels, width(last_channels), (height, breadth), kind)
         self.layers = nn.Sequential(*blocks)
         self.out_channels = width(last_channels)
-        self.stride = None if ceil_pooling else stride
+        self.stride = stride if dense else None
+        self.dense_equals_crop = not (dense and ceil_pooling)
         initialise(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -71,7 +73,11 @@ class _Trunk(Net):
 
 @register_net("mtcnn_pnet")
 def mtcnn_pnet(
-    window_hw: tuple[int, int], alpha: float = 1.0, activation: str = "prelu", pool_first: bool = True
+    window_hw: tuple[int, int],
+    alpha: float = 1.0,
+    activation: str = "prelu",
+    pool_first: bool = True,
+    ceil_pooling: bool = False,
 ) -> Net:
     """P-Net: conv3 10, maxpool 2/2, conv3 16, conv3 32 (map 12-10-5-3-1); runs densely with stride 2.
 
@@ -80,8 +86,10 @@ def mtcnn_pnet(
         alpha: width multiplier of all channels.
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
+        ceil_pooling: let the pool round up, as the published weights were made with: on a level of odd size the map
+            has one more row or column, whose windows reach beyond the picture.
     """
-    return _Trunk(_P_LAYERS, 32, window_hw, alpha, activation, pool_first, ceil_pooling=False)
+    return _Trunk(_P_LAYERS, 32, window_hw, alpha, activation, pool_first, ceil_pooling, dense=True)
 
 
 @register_net("mtcnn_rnet")
@@ -96,7 +104,7 @@ def mtcnn_rnet(
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
     """
-    return _Trunk(_R_LAYERS, 128, window_hw, alpha, activation, pool_first, ceil_pooling=True)
+    return _Trunk(_R_LAYERS, 128, window_hw, alpha, activation, pool_first, ceil_pooling=True, dense=False)
 
 
 @register_net("mtcnn_onet")
@@ -111,4 +119,4 @@ def mtcnn_onet(
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
     """
-    return _Trunk(_O_LAYERS, 256, window_hw, alpha, activation, pool_first, ceil_pooling=True)
+    return _Trunk(_O_LAYERS, 256, window_hw, alpha, activation, pool_first, ceil_pooling=True, dense=False)
