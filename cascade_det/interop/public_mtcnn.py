@@ -138,4 +138,6 @@ def _read(path: Path, source: PublicFormat, stage: str) -> Arrays:
         raise ModelError(f"{path}: {error}") from error
     except Exception as error:  # a damaged or hostile file makes its library raise anything
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ModelError(f"{path}: cannot be read as weights of MTCNN's {stage} ({reason}).") from error
+        raise ModelError(
+            f"{path}: cannot be read as weights of MTCNN's {stage} ({reason}); is it the right file, and whole?"
+        ) from error

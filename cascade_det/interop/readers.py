@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import math
 import tarfile
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,7 +32,9 @@ def read_facenet_pytorch(stage: str, data: bytes) -> PublicArrays:
     if tarfile.is_tarfile(io.BytesIO(data)):  # torch before 2.6 unpickles these in full, weights_only or not
         raise ModelError("is a tar archive of an early torch, not a state dict.")
     try:
-        state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # such as one of an unusual protocol: here a file is taken or refused
+            state = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # its own message advises to load the file without the protection
         raise ModelError(
             f"is no torch file of tensors alone ({type(error).__name__}); nothing of it was run."
@@ -48,7 +51,7 @@ def read_mtcnn(stage: str, data: bytes) -> PublicArrays:
     values = _load_joblib(_unpacked(data))
     names = _keras_names(stage)
     if not isinstance(values, list) or not all(isinstance(value, np.ndarray) for value in values):
-        raise ModelError(f"holds a {type(values).__name__}, not a list of arrays.")
+        raise ModelError("holds no list of arrays.")
     if len(values) != len(names):
         raise ModelError(
             f"holds {len(values)} arrays, MTCNN's {stage} has {len(names)}; is it the file of another net?"
@@ -113,8 +116,9 @@ def _load_joblib(data: bytes) -> object:
 
 
 def _missing_extra(error: ImportError) -> ModelError:
+    package = str(error.name).split(".")[0]
     return ModelError(
-        f"needs the package {error.name!r} to be read, which is not installed: pip install 'cascade_det[pretrained]'."
+        f"needs the package {package!r} to be read, which is not installed: pip install 'cascade_det[pretrained]'."
     )
 
 
@@ -142,12 +146,14 @@ def _load_npy(data: bytes) -> Mapping[object, object]:
     held = load_arrays(file)
     if not isinstance(held, PickledArray) or not isinstance(held.value, list) or len(held.value) != 1:
         raise ModelError("holds no dict of layers.")
-    return _mapping(held.value[0], "the file")
+    return _mapping(held.value[0], "")
 
 
-def _mapping(value: object, name: str) -> Mapping[object, object]:
+def _mapping(value: object, layer: str) -> Mapping[object, object]:
     if not isinstance(value, dict):
-        raise ModelError(f"{name[:40]!r} is a {type(value).__name__}, not a dict.")
+        raise ModelError(
+            f"holds {f'under {layer!r:.40} ' if layer else ''}no dict but a value of type {type(value).__name__}."
+        )
     return value
 
 

@@ -135,7 +135,7 @@ def test_levels_of_odd_size_are_proposed_as_with_ceil_pooling(fakes: Any, tmp_pa
 
 
 def test_all_formats_give_one_model(fakes: Any, tmp_path: Path) -> None:
-    pictures = [noise(70, 91, 3), noise(3, 3, 3)]
+    pictures = [noise(40, 53, 3), noise(3, 3, 3)]
     found = {}
     for format_name in FORMATS:
         out = tmp_path / f"{format_name}.safetensors"
