@@ -178,6 +178,17 @@ class TestTheRecipe:
             key: recipe[key] for key in ("stages", "image", "border", "pyramid", "object")
         }
 
+    def test_it_runs_as_the_published_code(self) -> None:
+        recipe = load_recipe("mtcnn_paper")
+        settings = Cascade.build(recipe).settings()
+        assert [(s.nms, s.nms_mode.value) for s in settings] == [(0.5, "union"), (0.7, "union"), (0.7, "minimum")]
+        assert settings[0].nms_across_levels == 0.7
+        assert (settings[0].min_object_px, settings[0].max_object_px, settings[0].factor) == (20, None, 0.709)
+        assert min(s.max_per_image for s in settings) >= 1000
+        assert (recipe.image.resample, recipe.border.mode) == ("area", "clip")
+        on = [section.params.get("nms_on", "boxes") for section in recipe.stages.values()]
+        assert on == ["windows", "windows", "boxes"]
+
     def test_check_says_what_is_missing(
         self, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
