@@ -63,7 +63,7 @@ class _Trunk(Net):
         self.layers = nn.Sequential(*blocks)
         self.out_channels = width(last_channels)
         self.stride = stride if dense else None
-        self.dense_equals_crop = not ceil_pooling
+        self.dense_equals_crop = not (dense and ceil_pooling)
         initialise(self)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
@@ -86,8 +86,8 @@ def mtcnn_pnet(
         alpha: width multiplier of all channels.
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
-        ceil_pooling: pool the odd last row and column of a level too, as public weights are run; the map of such a
-            level has one position more, whose window lies partly outside.
+        ceil_pooling: let the pool round up, as the published weights were made with: on a level of odd size the map
+            has one more row or column, whose windows reach beyond the picture.
     """
     return _Trunk(_P_LAYERS, 32, window_hw, alpha, activation, pool_first, ceil_pooling, dense=True)
 

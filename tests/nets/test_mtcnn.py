@@ -101,6 +101,20 @@ def test_dense_equals_crop(window: tuple[int, int], params: dict[str, Any]) -> N
             torch.testing.assert_close(dense[0], expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize(("height", "width"), [(12, 12), (13, 12), (12, 15), (17, 21)])
+@torch.no_grad()
+def test_ceil_pooling_adds_what_an_odd_side_leaves_over(height: int, width: int) -> None:
+    plain, ceiled = net_of("mtcnn_pnet"), net_of("mtcnn_pnet", ceil_pooling=True)
+    assert (ceiled.stride, ceiled.dense_equals_crop) == (2, False)
+    assert plain.dense_equals_crop
+    picture = pictures(1, height, width)
+    inner, whole = plain(picture), ceiled(picture)
+    assert inner.shape[2:] == (height // 2 - 5, width // 2 - 5)
+    assert whole.shape[2:] == ((height + 1) // 2 - 5, (width + 1) // 2 - 5)
+    assert torch.isfinite(whole).all()
+    torch.testing.assert_close(whole[:, :, : inner.shape[2], : inner.shape[3]], inner)
+
+
 @pytest.mark.parametrize("alpha", [0.5, 0.75, 2.0])
 @every_net
 def test_alpha_scales_every_width(kind: str, alpha: float) -> None:
