@@ -2,11 +2,9 @@
 
 Not tested, since nothing here could make the mistake yet:
 
-- 14, in part: three dialects of WIDER's annotations. There is no importer of WIDER; boxes without area and pictures
+- 14, in part: three dialects of WIDER's annotations. There is no reader of WIDER; boxes without area and pictures
   without objects are tested.
 - 15: wrong labels in CelebA, a matter of the data set. What a source teaches can be narrowed (`teaches`), see 4.
-- 16: points as x1..x5 y1..y5 or x1 y1 x2 y2. There is no importer of foreign points or weights; COCO has one order.
-- 17: weights of MATLAB see transposed pictures. There is no importer of such weights; nothing else transposes.
 """
 
 from __future__ import annotations
@@ -37,6 +35,7 @@ from cascade_det.data.shards import Crops, Pool, read_manifest, write_shard
 from cascade_det.data.synthetic import Synthetic
 from cascade_det.errors import DataError
 from cascade_det.heads.base import Head, Reduction
+from cascade_det.interop.public_layout import stage_arrays
 from cascade_det.nets.mtcnn import mtcnn_pnet
 from cascade_det.samplers.base import Bands
 from cascade_det.samplers.from_cascade import FromCascade
@@ -260,6 +259,21 @@ def test_14_boxes_without_area_and_pictures_without_objects(tmp_path: Path, bbox
     assert dict(source.report()) == {"boxes without area": 1}
     assert len(source.annotations(0)) == 0
     assert set(sampled(IouBands(), source.annotations(0)).role) == {NEGATIVE}
+
+
+def test_16_published_points_become_pairs() -> None:
+    """x1..x5 y1..y5 in the published head; x1 y1 x2 y2 ... here."""
+    arrays = {"dense6_3.bias": np.arange(10, dtype=np.float32)}
+    assert stage_arrays(arrays, [])["heads.points.bias"].tolist() == [0, 5, 1, 6, 2, 7, 3, 8, 4, 9]
+
+
+def test_17_published_weights_see_transposed_pictures() -> None:
+    """Their dense layer reads the last map by columns; as a kernel it gives the same on our map."""
+    rng = np.random.default_rng(0)
+    dense, last_map = rng.normal(size=(2, 36)).astype(np.float32), rng.normal(size=(4, 3, 3)).astype(np.float32)
+    kernel = stage_arrays({"dense4.weight": dense}, ["net.a"])["net.a"]
+    by_columns = last_map.transpose(2, 1, 0).ravel()  # width, height, channels
+    np.testing.assert_allclose((kernel * last_map).sum(axis=(1, 2, 3)), dense @ by_columns, rtol=1e-5)
 
 
 def test_18_validation_shares_no_picture_with_training() -> None:

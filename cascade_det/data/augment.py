@@ -68,14 +68,14 @@ class PictureView:
         marks = np.concatenate([axes, frames, truth.points.reshape(-1, 2)]) - 0.5
         result = transform(image=image, keypoints=marks)
         moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + 0.5
-        centre, right, below = moved[3 : 3 + len(frames)].reshape(-1, 3, 2).transpose(1, 0, 2)
+        middle, right_of, under = moved[3 : 3 + len(frames)].reshape(-1, 3, 2).transpose(1, 0, 2)
         points = moved[3 + len(frames) :].reshape(truth.points.shape)
         known = truth.points_known
         across, down = moved[1] - moved[0], moved[2] - moved[0]
         if across[0] * down[1] - across[1] * down[0] < 0:
             points, known = points[:, self._flip], known[:, self._flip]
-        half = np.hypot(right - centre, below - centre)
-        boxes = np.concatenate([centre - half, centre + half], axis=1)
+        half = np.hypot(right_of - middle, under - middle)
+        boxes = np.concatenate([middle - half, middle + half], axis=1)
         points = np.where(known[..., None], points, 0)
         shown = np.asarray(result["image"])
         frame = np.array([[0, 0, shown.shape[1], shown.shape[0]]], np.float32)

@@ -11,6 +11,7 @@ import logging
 import os
 import subprocess
 import sys
+import tempfile
 import warnings
 import zlib
 from collections.abc import Callable, Sequence
@@ -163,19 +164,41 @@ def _datasets(recipe: Recipe, job: dict[str, Any], values: Any) -> tuple[Callabl
     return train, Batches(val_pool, val_plan, heads, [], None, flip, seed, (0, batches))
 
 
-def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, steps: int, validated: bool) -> Any:
-    import pytorch_lightning as pl
-    from pytorch_lightning import callbacks as cb
-    from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
-    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+def check_trainer(recipe: Recipe) -> None:
+    """Build a trainer as the fits will, and run nothing.
 
-    kind = recipe.train.logger
+    Raises:
+        RecipeError: Lightning refuses `train.trainer`, or a package that `train.logger` needs is missing.
+    """
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    with tempfile.TemporaryDirectory() as folder:
+        _trainer(recipe, next(iter(recipe.stages)), Path(folder), 1, 0.0, 1, False)
+
+
+def _loggers(kind: str, folder: Path) -> list[Any]:
+    from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+
     loggers: list[Any] = []
     if kind in ("csv", "both"):
         attempts = len(list(folder.glob("log*")))  # a resumed fit keeps the log of its beginning
         loggers.append(CSVLogger(str(folder), name="", version=f"log-{attempts + 1}"))
     if kind in ("tensorboard", "both"):
-        loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
+        try:
+            loggers.append(TensorBoardLogger(str(folder), name="", version="tensorboard"))
+        except ModuleNotFoundError as error:
+            raise RecipeError(
+                f"train.logger={kind!r}: tensorboard is not installed; pip install 'cascade_det[tensorboard]', or "
+                "take csv."
+            ) from error
+    return loggers
+
+
+def _trainer(recipe: Recipe, stage: str, folder: Path, epochs: int, ema: float, steps: int, validated: bool) -> Any:
+    import pytorch_lightning as pl
+    from pytorch_lightning import callbacks as cb
+    from pytorch_lightning.utilities.exceptions import MisconfigurationException  # type: ignore[attr-defined]
+
+    loggers = _loggers(recipe.train.logger, folder)
     calls: list[Any] = [
         checkpoint_callback(folder / "checkpoints"),
         _progress_bar(stage),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cascade_det.core.imaging import Resample
 from cascade_det.core.recipe import build_stage, stage_train
 from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
@@ -12,20 +13,27 @@ from cascade_det.data.sources import Source
 from cascade_det.errors import RecipeError
 from cascade_det.evaluation.base import ScoredSet
 from cascade_det.model_file import load_model
+from cascade_det.training.fit import check_trainer
 from cascade_det.training.mining import build_views
 from cascade_det.training.optimisation import optimisation
 from cascade_det.training.plan import Plan
 
 
 def check_parts(recipe: Recipe) -> None:
-    """Build every part of a recipe that needs no data: views, nets, optimizers, evaluators, the model to start from.
+    """Build what needs no data as the steps will: views, nets, optimizers, the trainer, the model to start from.
 
     Raises:
-        RecipeError: a part refuses its parameters, or a stage that learns has no sampler.
+        RecipeError: a part refuses its parameters, a stage that learns has no sampler, or pictures are to be resampled
+            in a way that cuts no training windows.
         RunError, ModelError: `init` names no model.
     """
     import torch
 
+    if recipe.image.resample == Resample.pooled:
+        raise RecipeError(
+            "image.resample='pooled': is for comparison with ports of MTCNN and cuts no turned or mirrored "
+            "windows; train with linear or area."
+        )
     build_views(recipe)
     for name, section in recipe.stages.items():
         if not build_stage(recipe, name).trainable:
@@ -45,8 +53,7 @@ def check_parts(recipe: Recipe) -> None:
             max(1, values.samples // values.batch_size),
             f"stages.{name}.train" if own else "train",
         )
-    for name, part in recipe.evaluate.items():
-        EVALUATORS.build(part.kind, part.params, f"evaluate.{name}")
+    check_trainer(recipe)
     if recipe.init:
         load_model(Plan(recipe).init_file())
 
