@@ -28,6 +28,8 @@ def main() -> None:
     given = parser.parse_args()
     print_machine("torch", "opencv-python-headless")
     files = sorted(path for path in given.pictures.rglob("*") if path.suffix.lower() in (".jpg", ".png"))
+    if not files:
+        raise SystemExit(f"{given.pictures}: holds no .jpg or .png")
     files = files[:: max(1, len(files) // min(given.counts))][: min(given.counts)]
     for count in given.counts:
         with tempfile.TemporaryDirectory() as name:

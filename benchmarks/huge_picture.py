@@ -10,17 +10,15 @@ from __future__ import annotations
 
 import argparse
 import multiprocessing
-import os
-import platform
 import resource
 import tempfile
 import time
-from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from timing import print_machine
 
-from cascade_det import Cascade, __version__
+from cascade_det import Cascade
 from cascade_det.core.imaging import write_image
 from cascade_det.data.synthetic import Synthetic
 
@@ -71,9 +69,7 @@ def main() -> None:
         with multiprocessing.get_context("spawn").Pool(1) as pool:
             before, peak, seconds, objects = pool.apply(detect, (given.model, picture, given.threads))
         size_mib = Path(picture).stat().st_size / (1 << 20)
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "opencv-python-headless", "numpy"))
-    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, {platform.system()} {platform.release()}")
-    print(f"versions: cascade_det {__version__}, Python {platform.python_version()}, {packages}")
+    print_machine("torch", "opencv-python-headless")
     print(f"picture: {given.picture or f'{given.side} x {given.side} px, drawn'}, {size_mib:.0f} MiB on disk")
     print(f"seconds: {seconds:.1f}, {objects} objects by {given.model}")
     print(f"peak memory: {peak:.2f} GiB resident, of which {before:.2f} GiB before the picture was read")

@@ -24,7 +24,8 @@ from cascade_det.training.plan import Plan, Step
 def run(arguments: list[str]) -> tuple[float, float]:
     """Run the command line; return seconds and the peak MiB of its largest process."""
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "cascade_det", *arguments], stderr=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "cascade_det", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     said = process.stderr.read() if process.stderr else ""
     _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
