@@ -16,7 +16,8 @@ from cascade_det.data.atomic import write_json_atomic, write_text_atomic
 from cascade_det.errors import RunError
 
 _LOCK, _OWNER, _RECIPE = ".lock", ".owner.json", "recipe.yaml"
-_WAIT_S = 3.0  # the processes of a run that was killed end within a second or two
+_MARKS = [f"*/{kind}/{name}" for kind in ("mine*", "fit*", "calibrate*") for name in ("started.txt", "done.json")]
+_WAIT_S = 3.0  # a process that was just told to stop gives the lock back within a second or two
 
 
 @contextlib.contextmanager
@@ -31,12 +32,14 @@ def claim(folder: Path, name: str, recipe_yaml: str) -> Iterator[None]:
         recipe_yaml: its text.
 
     Raises:
-        RunError: another recipe's run or another process is in it, or it cannot be written.
+        RunError: it holds other things than a run, or another recipe's; another process is in it; or it cannot be
+            written.
     """
     from filelock import FileLock, Timeout
 
     with explain_os_errors(f"run_dir={folder}", folder):
         folder.mkdir(parents=True, exist_ok=True)
+        _refuse_foreign(folder, name)
         _refuse_other_recipe(folder, name)
         lock = FileLock(folder / _LOCK)
         try:
@@ -96,6 +99,18 @@ def explanation(what: str, folder: Path, error: OSError) -> str:
         f"{what}: {place}{reason}{room}. Finished work is kept: make room or allow writing and give the same command "
         "again, or choose another run_dir=."
     )
+
+
+def _refuse_foreign(folder: Path, name: str) -> None:
+    """Refuse a folder that holds things and no mark of a run: a run replaces what has the names of its own files."""
+    # recipe.yaml alone is no mark: it may be what somebody wrote; hidden files are never touched but for our own
+    foreign = sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
+    began = (folder / _LOCK).is_file() and (folder / _RECIPE).is_file()
+    if foreign and not began and not any(next(folder.glob(mark), None) for mark in _MARKS):
+        raise RunError(
+            f"run_dir={folder}: holds other things than a run, such as {foreign[0]!r}, which a run might replace. "
+            f"Choose a folder that is new or empty, such as run_dir={folder / name}."
+        )
 
 
 def _refuse_other_recipe(folder: Path, name: str) -> None:

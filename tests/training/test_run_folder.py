@@ -17,6 +17,7 @@ import pytest
 from cascade_det.cli.app import main
 from cascade_det.errors import RunError
 from cascade_det.training import run_folder
+from cascade_det.training.pipeline import Run
 from cascade_det.training.run_folder import at_work, claim, explanation
 
 HOLD = """
@@ -74,6 +75,64 @@ class TestTwoProcesses:
     def test_a_new_folder_is_nobodys(self, tmp_path: Path) -> None:
         assert at_work(tmp_path / "none") is None
         assert not (tmp_path / "none").exists()
+
+
+class TestForeignFolders:
+    """A run replaces files of certain names, so a folder must be empty or hold a run."""
+
+    def train(self, recipe: Path, folder: Path, files: list[str], monkeypatch: pytest.MonkeyPatch) -> int:
+        for file in files:
+            (folder / file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / file).write_text("name: tiny\n" if file == "recipe.yaml" else "")
+        monkeypatch.setattr(Run, "_do", lambda *_: None)
+        return main(["train", str(recipe), f"run_dir={folder}"])
+
+    @pytest.mark.parametrize(
+        "files",
+        [
+            [],
+            [".lock"],
+            [".git/config", ".tmp-recipe.yaml-7"],
+            [".lock", "recipe.yaml"],
+            ["pnet/mine/started.txt"],
+            ["pnet/mine/started.txt", "notes.txt"],
+            ["first/fit-2/done.json", "recipe.yaml"],
+        ],
+    )
+    def test_a_run_or_nothing(
+        self, tiny_recipe: Callable[[], Path], tmp_path: Path, files: list[str], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        assert self.train(tiny_recipe(), tmp_path / "place", files, monkeypatch) == 0
+        assert "pnet" in (tmp_path / "place" / "recipe.yaml").read_text()
+
+    @pytest.mark.parametrize(
+        ("files", "example"),
+        [
+            (["evaluation/figures.csv"], "evaluation"),
+            (["evaluation/done.json"], "evaluation"),
+            (["metrics.json", "model.safetensors"], "metrics.json"),
+            (["recipe.yaml"], "recipe.yaml"),  # written by hand, for a run somewhere else
+            (["recipe.yaml", "photos/1.jpg"], "photos"),
+            (["tiny/evaluation/done.json", "tiny/recipe.yaml"], "tiny"),  # the folder of several runs
+            (["tiny/pnet/mine/started.txt"], "tiny"),
+            ([".lock", "model.safetensors"], "model.safetensors"),
+        ],
+    )
+    def test_other_things_are_left_alone(
+        self,
+        tiny_recipe: Callable[[], Path],
+        tmp_path: Path,
+        files: list[str],
+        example: str,
+        monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str],
+    ) -> None:
+        folder = tmp_path / "place"
+        assert self.train(tiny_recipe(), folder, files, monkeypatch) == 2
+        err = capsys.readouterr().err
+        assert f"error: run_dir={folder}: holds other things than a run, such as '{example}'" in err
+        assert f"new or empty, such as run_dir={folder / 'tiny'}." in err
+        assert sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file()) == sorted(files)
 
 
 class TestRefusals:
