@@ -281,6 +281,8 @@ class Run:
             f"{found.reach:.1%} of the objects and this one {found.kept:.1%} of those; "
             f"{found.candidates:.1f} candidates a picture"
         )
+        if found.unreadable:
+            self._say(f"{step.stage}: thresholds leave out {found.unreadable} of {len(held)} pictures: not readable")
         wanted = self.recipe.stages[step.stage].calibrate.mine_recall
         if found.kept_mining < wanted - 1e-9:
             self._say(
