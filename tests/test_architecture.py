@@ -60,6 +60,7 @@ INSIDE = {
     "data.augment": {"albumentations"},
     "training": {"torch", "pytorch_lightning", "safetensors", "filelock"},
     "training.mining": {"cv2"},
+    "training.run_folder": {"filelock", "yaml"},
     "evaluation": {"faster_coco_eval"},
     "interop": {"torch", "lz4", "joblib"},
     "visual": {"matplotlib"},

@@ -294,3 +294,23 @@ def test_training_pictures_under_other_names_are_found_in_val(
         for verb in ("check", "train"):
             assert main([verb, str(folder / "recipe.yaml"), override]) == 2
             assert told in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("split", ["train", "val"])
+@pytest.mark.parametrize("verb", ["check", "train"])
+def test_a_disk_that_is_not_there(
+    tmp_path: Path, split: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Run, "_do", lambda *_: None)
+    for name, color in (("train", 10), ("val", 90)):
+        for number in (1, 2, 3):
+            if name != split:
+                write_image(tmp_path / name / f"{number}.png", np.full((48, 64, 3), color + number, np.uint8))
+        (tmp_path / f"{name}.json").write_text(json.dumps(truth()))
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump({**RECIPE, "run_dir": str(tmp_path / "run")}, sort_keys=False))
+    assert main([verb, str(recipe)]) == 2
+    err = capsys.readouterr().err
+    assert f"data.{split}." in err
+    assert "none of its 3 picture files exists, such as " in err
+    assert not (tmp_path / "run").exists()

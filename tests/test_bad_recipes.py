@@ -143,6 +143,37 @@ def test_what_a_late_step_would_meet_is_told_before_the_first(
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    ("old", "name", "told"),
+    [
+        ("pnet", "'..'", "stages: the name '..' also names a folder, so it must be of letters"),
+        ("pnet", "a/b", "stages: the name 'a/b'"),
+        ("pnet", "/tmp", "stages: the name '/tmp'"),
+        ("pnet", ".lock", "stages: the name '.lock'"),
+        ("pnet", "-p", "stages: the name '-p'"),
+        ("pnet", "''", "stages: the name ''"),
+        ("pnet", "a b", "stages: the name 'a b'"),
+        ("pnet", "model.safetensors", "stages: the name 'model.safetensors'"),
+        ("pnet", "gesicht-ä", "stages: the name 'gesicht-ä'"),
+        ("pnet", "evaluation", "stages: the name 'evaluation' is one that a run keeps for itself"),
+        ("rnet", "Evaluation", "stages: the name 'Evaluation' is one that a run keeps"),  # folders may ignore case
+        ("rnet", "model", "otherwise than evaluation, metrics, model, recipe, report."),
+        ("train:\n    drawn", "../x", "data.train: the name '../x'"),
+        ("val:\n    drawn", "../../x", "data.val: the name '../../x'"),
+        ("val:\n    drawn", "a.b", "data.val: the name 'a.b'"),
+    ],
+)
+def test_names_that_are_no_folders(
+    tiny_recipe: Write, old: str, name: str, told: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tiny_recipe()
+    parts = old.split("\n    ")
+    new = "\n    ".join([*parts[:-1], name])
+    recipe.write_text(recipe.read_text().replace(f"  {old}:", f"  {new}:", 1))
+    for verb in ("check", "train"):
+        assert told in refused([verb, str(recipe)], capsys)
+
+
 @pytest.mark.parametrize("split", ["train", "val"])
 def test_without_a_source(tiny_recipe: Write, split: str, capsys: pytest.CaptureFixture[str]) -> None:
     recipe = tiny_recipe()

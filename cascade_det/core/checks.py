@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,6 +26,8 @@ _CHOICES = {
     "mode": ("pad", "clip"),
     "logger": ("csv", "tensorboard", "both", "none"),
 }
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_-]*")
+_OWN_NAMES = {"evaluation", "model", "metrics", "recipe", "report"}  # what a run keeps beside the folders of its stages
 _ROLES = ("negative", "part", "positive", "points")
 
 
@@ -43,6 +46,7 @@ def check_values(recipe: Recipe) -> None:
     if len(set(recipe.object.points)) != count:
         raise RecipeError(f"object.points={recipe.object.points}: each point needs its own name.")
     _check_template(recipe)
+    _check_names(recipe)
     for key in ("name", "run_dir"):
         if not getattr(recipe, key).strip():
             raise RecipeError(f"{key}={getattr(recipe, key)!r}: must not be empty; it names the folder of the run.")
@@ -96,6 +100,23 @@ def _check_leaf(full_key: str, name: str, value: Any) -> None:
         raise RecipeError(f"{full_key}={value}: must not be negative.")
     if name in _CHOICES and value is not None and value not in _CHOICES[name]:
         raise RecipeError(f"{full_key}={value!r}: {choices(value, _CHOICES[name])}.")
+
+
+def _check_names(recipe: Recipe) -> None:
+    """Refuse names that make no folder of their own: stages and sources name folders of a run."""
+    sections = {"stages": recipe.stages, "data.train": recipe.data.train, "data.val": recipe.data.val}
+    for section, names in sections.items():
+        for name in map(str, names):
+            if not _PLAIN_NAME.fullmatch(name):
+                raise RecipeError(
+                    f"{section}: the name {name!r} also names a folder, so it must be of letters A-Z and a-z, digits, "
+                    "_ and -, and not begin with -."
+                )
+            if section == "stages" and name.lower() in _OWN_NAMES:
+                raise RecipeError(
+                    f"stages: the name {name!r} is one that a run keeps for itself; name the stage otherwise than "
+                    f"{', '.join(sorted(_OWN_NAMES))}."
+                )
 
 
 def _check_stage(key: str, stage: StageSection, first: bool) -> None:

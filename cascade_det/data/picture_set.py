@@ -108,12 +108,24 @@ def refuse_overlap(train: PictureSet, val: PictureSet) -> None:
         )
 
 
+def refuse_missing(pictures: PictureSet, split: str) -> None:
+    """Raise a `DataError` where no picture file of a source exists: a disk not there, or a wrong folder."""
+    for name, source in zip(pictures.names, pictures.sources, strict=True):
+        missing = source.missing_files()
+        if missing and len(missing) == len(source.pictures):
+            raise DataError(
+                f"data.{split}.{name}: none of its {len(missing):,} picture files exists, such as {missing[0]}; "
+                "check `images`, and that its disk is there."
+            )
+
+
 def remarks(pictures: PictureSet, split: str) -> list[str]:
     """Return what a run has to tell about the pictures of "train" or "val" before it begins.
 
     Raises:
-        DataError: there are none, or no object to learn from.
+        DataError: there are none, or no object to learn from, or all files of a source are missing.
     """
+    refuse_missing(pictures, split)
     if len(pictures) == 0:
         what = f"the sources {pictures.names} hold no picture" if pictures.names else "there is no source"
         raise DataError(f"data.{split}: {what}. A run needs pictures to learn from and others to be scored on.")

@@ -60,6 +60,10 @@ class Source(ABC):
     def digest(self) -> str:
         """Return a hash of all that the source delivers, cheap to compute: it keys what was mined from it."""
 
+    def missing_files(self) -> list[str]:
+        """Return the paths of pictures that are not on disk; empty for pictures that are no files."""
+        return []
+
     def report(self) -> Mapping[str, int]:
         """Return counts of what was repaired or left out while reading annotations; empty where nothing was."""
         return {}

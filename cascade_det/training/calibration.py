@@ -31,6 +31,7 @@ class Thresholds:
         reach: share of the counted objects that the stages before still hold.
         objects: how many those are.
         candidates: what the stage lets through of a picture at `detect`.
+        unreadable: pictures that could not be read and are left out.
     """
 
     detect: float
@@ -40,6 +41,7 @@ class Thresholds:
     reach: float
     objects: int
     candidates: float
+    unreadable: int = 0
 
 
 def calibrate(
@@ -56,12 +58,21 @@ def calibrate(
         pictures: the training pictures.
         numbers: which of them to run.
         progress: called with the number of pictures done.
+
+    Raises:
+        DataError: there are pictures and none can be read.
     """
     section = cascade.recipe.stages[cascade.stages[-1].name]
     is_last = cascade.stages[-1].name == list(cascade.recipe.stages)[-1]
     purposes = ["detect"] if is_last and section.rounds == 1 else ["detect", "mine"]
     purposes = ["mine"] if len(cascade.stages) == 1 and not is_last else purposes  # no stage before: both runs are one
     records = _records(cascade, pictures, numbers, purposes, progress)
+    unreadable = len(numbers) - len(records[purposes[0]])
+    if unreadable and unreadable == len(numbers):
+        raise DataError(
+            f"calibration: none of the {unreadable:,} pictures kept for it can be read, such as "
+            f"{pictures.picture(numbers[0]).name}; check the `images` of data.train, and that its disk is there."
+        )
     detected, mined = records[purposes[0]], records[purposes[-1]]
     mine = recall_threshold(_best(mined), section.calibrate.mine_recall)
     detect = (
@@ -73,7 +84,9 @@ def calibrate(
     held, counted = len(_best(detected)), sum(r.counted for r in detected)
     passed = sum(int((r.scores >= detect).sum()) for r in detected)
     kept, kept_mining = _share_from(_best(detected), detect), _share_from(_best(mined), mine)
-    return Thresholds(detect, mine, kept, kept_mining, held / max(counted, 1), held, passed / max(len(detected), 1))
+    return Thresholds(
+        detect, mine, kept, kept_mining, held / max(counted, 1), held, passed / max(len(detected), 1), unreadable
+    )
 
 
 def _share_from(scores: NDArray[Any], threshold: float) -> float:

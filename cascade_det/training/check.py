@@ -12,7 +12,7 @@ from cascade_det.core.geometry import aspect_reach, box_sides
 from cascade_det.core.recipe import build_samplers, build_stage, stage_train, window_of
 from cascade_det.core.schema import Recipe
 from cascade_det.data.formats.coco import Coco
-from cascade_det.data.picture_set import PictureSet, refuse_overlap
+from cascade_det.data.picture_set import PictureSet, refuse_missing, refuse_overlap
 from cascade_det.data.sources import left_out
 from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
@@ -60,14 +60,9 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
 
 
 def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
+    refuse_missing(pictures, split)
     for name, source in zip(pictures.names, pictures.sources, strict=True):
-        missing = source.missing_files() if isinstance(source, Coco) else []
-        count = len(source.pictures)
-        if missing and len(missing) == count:
-            raise DataError(
-                f"data.{split}.{name}: none of its {count:,} picture files exists, such as {missing[0]}; "
-                "check `images`."
-            )
+        missing, count = source.missing_files(), len(source.pictures)
         truth = [source.annotations(index) for index in range(count)]
         objects = sum(int((~t.ignore).sum()) for t in truth)
         ignored = sum(int(t.ignore.sum()) for t in truth)

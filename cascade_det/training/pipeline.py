@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.recipe import recipe_to_yaml, stage_train
+from cascade_det.core.recipe import stage_train
 from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_json_atomic, write_text_atomic
@@ -31,7 +31,7 @@ from cascade_det.training.fit import run_fit
 from cascade_det.training.mining import MiningJob, mine
 from cascade_det.training.plan import Plan, Step
 from cascade_det.training.preflight import check_parts, rehearse_evaluation
-from cascade_det.training.run_folder import claim, explain_os_errors
+from cascade_det.training.run_folder import claim, explain_os_errors, keep_recipe
 from cascade_det.training.run_report import write_curves
 
 ProgressBar = Callable[[str, int], contextlib.AbstractContextManager[Callable[[int], None]]]
@@ -68,25 +68,42 @@ class Run:
         Args:
             stage: do the steps of this stage only.
             step: do the steps of this kind only.
-            start: do the steps of this stage and of all after it, even those that are done.
+            start: of those, do the steps of this stage and of all after it even where they are done.
+
+        Raises:
+            RunError: such a stage does not exist, a step that is needed first is not done, or the run directory cannot
+                be used.
+            DataError: the pictures are missing or wrong.
         """
         for value in (stage, start):
             if value is not None and value not in self.recipe.stages:
                 raise RunError(f"there is no stage {value!r}; {choices(value, self.recipe.stages)}.")
-        self._check_before_all()
-        with claim(self.folder, self.recipe.name, recipe_to_yaml(self.recipe)):
-            self._do_all(stage, step, start)
-        return self.metrics()
-
-    def _do_all(self, stage: str | None, step: str | None, start: str | None) -> None:
+        names = list(self.recipe.stages)
+        if stage is not None and start is not None and names.index(stage) < names.index(start):
+            raise RunError(
+                f"--stage {stage} with --from {start}: {stage} comes before {start}, so nothing would be redone. Give "
+                "one of the two, or --from a stage that is not after --stage."
+            )
         chosen = [
             s for s in self.plan.steps if (stage is None or s.stage == stage) and (step is None or s.kind == step)
         ]
-        if start is not None:
-            first = next(i for i, s in enumerate(self.plan.steps) if s.stage == start)
-            for redo in self.plan.steps[first:]:
-                for marker in ("done.json", "started.txt"):  # without the second its unfinished work is cleared too
-                    (self.plan.path(redo) / marker).unlink(missing_ok=True)
+        redone = self.plan.steps[self._first(start) :] if start is not None else []
+        self._check_before_all()
+        with claim(self.folder, self.recipe):
+            refuse_overlap(self.plan.train_pictures, self.plan.val_pictures)  # reads all pictures, so not sooner
+            for first in chosen[:1]:
+                self._check_before(first)
+            keep_recipe(self.folder, self.recipe)
+            self._do_all(chosen, [s for s in redone if s in chosen])
+        return self.metrics()
+
+    def _first(self, stage: str) -> int:
+        return next(number for number, step in enumerate(self.plan.steps) if step.stage == stage)
+
+    def _do_all(self, chosen: Sequence[Step], redone: Sequence[Step]) -> None:
+        for step in redone:
+            for marker in ("done.json", "started.txt"):  # without the second its unfinished work is cleared too
+                (self.plan.path(step) / marker).unlink(missing_ok=True)
         for number, current in enumerate(chosen, start=1):
             label = f"[{number}/{len(chosen)}]"
             with explain_os_errors(f"{label} {current}", self.folder):
@@ -102,7 +119,6 @@ class Run:
         for pictures, split in ((self.plan.train_pictures, "train"), (self.plan.val_pictures, "val")):
             for line in remarks(pictures, split):
                 self._say(line)
-        refuse_overlap(self.plan.train_pictures, self.plan.val_pictures)
         rehearse_evaluation(self.recipe, self.plan.val_pictures.sources)
 
     def _do(self, step: Step, label: str) -> None:
@@ -265,6 +281,8 @@ class Run:
             f"{found.reach:.1%} of the objects and this one {found.kept:.1%} of those; "
             f"{found.candidates:.1f} candidates a picture"
         )
+        if found.unreadable:
+            self._say(f"{step.stage}: thresholds leave out {found.unreadable} of {len(held)} pictures: not readable")
         wanted = self.recipe.stages[step.stage].calibrate.mine_recall
         if found.kept_mining < wanted - 1e-9:
             self._say(

@@ -238,7 +238,9 @@ class TestCalibrate:
     def test_unreadable_pictures_are_left_out(self) -> None:
         answers = [found((0, 0.9)), found((0, 0.5)), found((0, 0.7))]
         assert run([answers], [truth(0)] * 3, unreadable=[1], detect_recall=1.0).detect == pytest.approx(0.7)
-        assert run([answers], [truth(0)] * 3, unreadable=[0, 1, 2]).objects == 0
+        assert [run([answers], [truth(0)] * 3, unreadable=u).unreadable for u in ([], [1], [0, 2])] == [0, 1, 2]
+        with pytest.raises(DataError, match="none of the 3 pictures kept for it can be read, such as 0;"):
+            run([answers], [truth(0)] * 3, unreadable=[0, 1, 2])
 
     def test_more_pictures_than_one_batch(self) -> None:
         count = 2 * calibration._BATCH + 3

@@ -324,6 +324,7 @@ class TestTrain:
         [
             ([], {"stage": "rmet"}, "there is no stage 'rmet'; did you mean 'rnet'"),
             ([], {"start": "third"}, "there is no stage 'third'"),
+            ([], {"start": "rnet", "stage": "pnet"}, "--stage pnet with --from rnet: pnet comes before rnet"),
             (["seed=5"], {"stage": "rnet"}, "rnet mine needs pnet mine, which is stale"),
             (["seed=5"], {"step": "fit"}, "pnet fit needs pnet mine, which is stale"),
             (["name=another"], {}, "holds the run of another recipe"),
@@ -335,6 +336,27 @@ class TestTrain:
         with pytest.raises(RunError, match=message):
             self.train(tiny_copy, *overrides, **arguments)
         assert done == []
+
+    def test_a_refusal_leaves_the_record_of_the_run(self, tiny_copy: Any, done: list[str]) -> None:
+        before = (tiny_copy.folder / "recipe.yaml").read_bytes()
+        with pytest.raises(RunError, match="rnet mine needs pnet mine, which is stale"):
+            self.train(tiny_copy, "seed=5", stage="rnet")
+        assert (tiny_copy.folder / "recipe.yaml").read_bytes() == before
+
+    @pytest.mark.parametrize(
+        ("arguments", "wanted"),
+        [
+            ({"start": "rnet", "stage": "rnet"}, ALL[3:6]),
+            ({"start": "pnet", "stage": "rnet"}, ALL[3:6]),
+            ({"start": "rnet", "step": "fit"}, [ALL[4]]),
+        ],
+    )
+    def test_from_a_stage_on_redoes_no_more_than_is_asked_for(
+        self, tiny_copy: Any, done: list[str], arguments: dict[str, str], wanted: list[str]
+    ) -> None:
+        self.train(tiny_copy, **arguments)
+        assert done == wanted
+        assert "missing" not in states(load_recipe(tiny_copy.recipe)).values()
 
     @pytest.mark.parametrize(
         ("arguments", "wanted"),
