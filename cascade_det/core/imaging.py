@@ -295,10 +295,22 @@ def to_network_input(crops: Pixels, mean: float, scale: float) -> NDArray[np.flo
 
 
 def write_image(path: Path, image: Pixels) -> None:
-    """Write an RGB picture; the suffix of `path` chooses the format."""
+    """Write an RGB picture; the suffix of `path` chooses the format, and its folder is made if missing.
+
+    Raises:
+        DataError: no such format, or a size that the format cannot hold; the message names the file.
+    """
     suffix = path.suffix or ".png"
     if not cv2.haveImageWriter(f"picture{suffix}"):
         raise DataError(f"{path}: OpenCV cannot write pictures with the suffix {suffix!r}; use .png or .jpg.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    try:
+        written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        written = False
+    if not written:
+        raise DataError(
+            f"{path}: a picture of {image.shape[1]} x {image.shape[0]} px cannot be written as {suffix} "
+            "(JPEG ends at 65,500 px a side); scale it down, or use .png."
+        )
     path.write_bytes(data.tobytes())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +110,99 @@ class TestForeignCrops:
         assert [path.name for path in crops.glob("*.png")] == ["00001_a_000.png"]
         assert detect(pictures / "b.png", "--crops", crops) == 0
         assert [path.name for path in crops.glob("*.png")] == ["00001_b_000.png"]
+
+
+class TestUnwritable:
+    """A file that cannot be written is listed as a failure; all other results are there."""
+
+    @pytest.fixture
+    def long_name(self, pictures: Path) -> Path:
+        path = pictures / ("ü" * 125 + ".png")
+        write_image(path, GREY)
+        return path
+
+    @pytest.mark.parametrize("flags", [["--draw"], ["--crops", "TMP/crops"], ["--draw", "--crops", "TMP/crops"]])
+    def test_a_long_name_is_cut_alike(self, long_name: Path, tmp_path: Path, flags: list[str]) -> None:
+        out = tmp_path / "out"
+        assert detect(long_name, "--out", out, *(flag.replace("TMP", str(tmp_path)) for flag in flags)) == 0
+        for folder, ending in ((out / "drawn", ".jpg"), (tmp_path / "crops", "_000.png")):
+            names = [path.name for path in folder.iterdir() if path.suffix != ".csv"] if folder.is_dir() else []
+            assert names in ([], [f"00001_{'ü' * 60}{ending}"])
+        assert (out / "drawn").is_dir() == ("--draw" in flags)
+
+    @pytest.mark.parametrize(
+        ("flags", "in_the_way", "reason"),
+        [
+            (["--draw"], "", "a picture of 65501 x 2 px cannot be written as .jpg"),
+            (["--draw"], "out/drawn/00002_b.jpg", "Is a directory"),
+            (["--crops", "TMP/crops"], "crops/00002_b_000.png", "Is a directory"),
+        ],
+    )
+    def test_is_listed_and_the_rest_goes_on(
+        self, pictures: Path, tmp_path: Path, flags: list[str], in_the_way: str, reason: str,
+        monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str],
+    ) -> None:  # fmt: skip
+        out, named = tmp_path / "out", [pictures / "a.png", pictures / "b.png", pictures / "a.png"]
+        if not in_the_way:
+            write_image(pictures / "b.png", np.zeros((2, 65_501, 3), np.uint8))
+
+        def run(self: Cascade, images: Any, **_: Any) -> list[Detections]:
+            if in_the_way:  # only now: a folder that holds it from the start is refused
+                (tmp_path / in_the_way).mkdir(parents=True, exist_ok=True)
+            return [ONE_FACE for _ in images]
+
+        monkeypatch.setattr(Cascade, "run", run)
+        arguments = [flag.replace("TMP", str(tmp_path)) for flag in flags]
+        assert detect(*named, "--out", out, *arguments, "--json", tmp_path / "d.json") == 1
+        listed = rows(out / "errors.csv")
+        assert [row[0] for row in listed] == [str(pictures / "b.png")]
+        assert reason in listed[0][1]
+        assert json.loads((tmp_path / "d.json").read_text())["pictures"] == 3
+        assert len(json.loads((out / "detections.json").read_text())) == 3
+        err = capsys.readouterr().err
+        assert "3 objects in 3 pictures; 0 could not be read; 1 crops or drawn pictures could not be written" in err
+        kept = out / "drawn" if "--draw" in flags else tmp_path / "crops"
+        assert sorted(p.name[:7] for p in kept.iterdir() if p.is_file() and p.suffix != ".csv") == [
+            "00001_a",
+            "00003_a",
+        ]
+        if "--crops" in flags:
+            assert [row[0][:7] for row in rows(kept / "crops.csv")] == ["00001_a", "00003_a"]
+
+
+class TestAnEarlierRun:
+    """Drawings and a table of an earlier run do not stand beside other results."""
+
+    @pytest.mark.parametrize(
+        ("then", "drawn", "table"),
+        [
+            (["a.png", "b.png", "--draw", "--save-as", "csv"], ["00001_a.jpg", "00002_b.jpg"], True),
+            (["b.png", "--draw"], ["00001_b.jpg"], False),
+            (["a.png"], None, False),
+            (["a.png", "--save-as", "csv"], None, True),
+        ],
+    )
+    def test_is_replaced(self, pictures: Path, tmp_path: Path, then: list[str], drawn: Any, table: bool) -> None:
+        out = tmp_path / "out"
+        assert detect(pictures, "--out", out, "--draw", "--save-as", "csv") == 0
+        assert detect(*(pictures / word if word.endswith(".png") else word for word in then), "--out", out) == 0
+        folder = out / "drawn"
+        assert (sorted(path.name for path in folder.iterdir()) if folder.is_dir() else None) == drawn
+        assert (out / "detections.csv").is_file() == table
+
+    @pytest.mark.parametrize("images", [None, "", "{}", "[1]", '[{"id": "x", "path": "a"}]', '[{"id": 1}]'])
+    def test_what_it_did_not_draw_stays(self, pictures: Path, tmp_path: Path, images: str | None) -> None:
+        out = tmp_path / "out"
+        photo = out / "drawn" / "00001_beach.jpg"
+        write_image(photo, GREY)
+        if images is not None:
+            (out / "images.json").write_text(images)
+        for _ in range(2):
+            assert detect(pictures, "--out", out) == 0
+            assert photo.is_file()
+
+    def test_a_picture_that_is_read_stays(self, pictures: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        assert detect(pictures, "--out", out, "--draw") == 0
+        assert detect(out / "drawn", "--out", out) == 0
+        assert sorted(path.name for path in (out / "drawn").iterdir()) == ["00001_a.jpg", "00002_b.jpg"]
