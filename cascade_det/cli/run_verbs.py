@@ -29,6 +29,9 @@ Preset = Annotated[Optional[str], typer.Option("--preset", help="A named set of 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", help="Compute threads.")]
 AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Import the plug-ins that the model names.")]
+PluginDir = Annotated[
+    Optional[Path], typer.Option("--plugin-dir", metavar="DIR", help="Where their .py files are, if not by the model.")
+]
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -40,12 +43,21 @@ _SHOWN_FAILURES = 10
 _SAVE_AS = ("coco", "csv")
 
 
-def load(model: str, preset: str | None, device: str, threads: int | None, allow_plugins: bool) -> Cascade:
+def load(
+    model: str,
+    preset: str | None,
+    device: str,
+    threads: int | None,
+    allow_plugins: bool,
+    plugin_dir: Path | None = None,
+) -> Cascade:
     """Load a model as the shared flags say."""
     from cascade_det.cascade import Cascade, named_plugins
 
+    if plugin_dir is not None and not allow_plugins:
+        raise RecipeError(f"--plugin-dir {plugin_dir}: no plug-in is imported without --allow-plugins; add it.")
     plugins = named_plugins(model) if allow_plugins else ()
-    return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads)
+    return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads, plugin_dir=plugin_dir)
 
 
 def checked_options(
@@ -85,6 +97,7 @@ def detect(
     device: Device = "auto",
     threads: Threads = None,
     allow_plugins: AllowPlugins = False,
+    plugin_dir: PluginDir = None,
     json_file: JsonFile = None,
 ) -> None:
     """Detect objects in pictures.
@@ -102,7 +115,7 @@ def detect(
     cut_to = crops_folder(crops, align, out)
     folder = _detect_folder(out, draw, save_as)
     files = list(_pictures(paths))
-    cascade = load(model, preset, device, threads, allow_plugins)
+    cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
     options = checked_options(cascade, None, min_object, score)
     writer = CropWriter(cut_to, files, align, cascade) if cut_to else None
     results, errors = _detect_all(cascade, files, folder / DRAWN if folder and draw else None, writer, options)
@@ -177,10 +190,10 @@ def _detect_all(
             tick(1)
             try:
                 image = read_image(path, max_pixels=cascade.recipe.image.max_pixels)
+                found = cascade.run([image], **options)[0]
             except DataError as error:
                 errors.append((path, str(error)))
                 continue
-            found = cascade.run([image], **options)[0]
             results.append((path, (image.shape[0], image.shape[1]), found))
             if drawn_in is not None:
                 with _listed_if_unwritten(path, errors):
@@ -225,6 +238,7 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = None,
     allow_plugins: AllowPlugins = False,
+    plugin_dir: PluginDir = None,
     json_file: JsonFile = None,
 ) -> None:
     """Score a model on annotated pictures: AP, recall at false positives per image, NME, and the funnel by stage.
@@ -240,7 +254,7 @@ def evaluate(
     from cascade_det.evaluation.run import EVALUATION_SCORE, funnel_lines, group_lines, summary_line
 
     folder = own_folder(out, _EVALUATION_FILES) if out is not None else None
-    cascade = load(model, preset, device, threads, allow_plugins)
+    cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
     source = _truth(cascade, data_format, images, annotations)
     evaluators = _evaluators(metrics, group_by)
     options = checked_options(cascade, upto, min_object, score)
