@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path, PurePath
@@ -17,7 +18,7 @@ from cascade_det.core.recipe import build_stage, recipe_from_dict, recipe_to_dic
 from cascade_det.core.schema import Recipe
 from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.core.types import Detections
-from cascade_det.errors import ModelError, RecipeError, choices
+from cascade_det.errors import DataError, ModelError, RecipeError, choices
 from cascade_det.model_file import ModelContents, load_model, save_model
 from cascade_det.stages.base import Stage, StageSettings
 
@@ -71,8 +72,7 @@ class Cascade:
         contents = load_model(path)
         _refuse_plugins(path, contents, plugins)
         recipe = recipe_from_dict({**contents.recipe, "base_dir": None}, path.parent, preset=preset, where=str(path))
-        for plugin in plugins:
-            registry.load_plugin(plugin, Path(plugin_dir or path.parent))
+        _load_plugins(path, plugins, Path(plugin_dir or path.parent))
         held = [name for name in recipe.stages if name in contents.arrays]  # a cascade in training may end earlier
         if not held or held != list(recipe.stages)[: len(held)] or len(held) != len(contents.arrays):
             raise ModelError(
@@ -100,6 +100,8 @@ class Cascade:
         """Move all stages to a device and return the cascade."""
         import torch
 
+        if threads is not None and threads < 1:
+            raise ModelError(f"threads={threads}: must be at least 1; leave it out to use what torch finds.")
         if threads is not None:
             torch.set_num_threads(threads)
         chosen = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
@@ -155,6 +157,9 @@ class Cascade:
         """Return what the stages up to and including `upto` (all by default) let through of each picture.
 
         `score` replaces the threshold of the last stage that runs.
+
+        Raises:
+            DataError: `min_object_px` needs a pyramid level of more than `image.max_pixels` pixels.
         """
         if isinstance(images, (str, Path)):
             raise ValueError(f"images={str(images)!r} is one path, and a list of pictures is taken; pass [path].")
@@ -165,9 +170,21 @@ class Cascade:
                 self.resampler(to_image(image, self.recipe.image.max_pixels))
                 for image in images[start : start + _BATCH_IMAGES]
             ]
+            for picture in pictures:
+                self._refuse_large_level(picture.image_hw, settings[0].min_object_px)
             *_, (_, outputs, _) = self.run_stages(pictures, settings)
             results += [self.finish(found, p.image_hw) for found, p in zip(outputs, pictures, strict=True)]
         return results
+
+    def _refuse_large_level(self, image_hw: tuple[int, int], min_object_px: float) -> None:
+        """Raise a `DataError` before a level is made that is enlarged beyond what a picture may have."""
+        scale, cap = self.stages[0].window_hw[0] / min_object_px, self.recipe.image.max_pixels
+        if scale > 1 and image_hw[0] * image_hw[1] * scale**2 > cap:
+            raise DataError(
+                f"a picture of {image_hw[1]} x {image_hw[0]} px, enlarged {scale:.1f} times for objects of "
+                f"min_object_px={min_object_px:g}, is above the cap of {cap:,} pixels; raise min_object_px, scale the "
+                "picture down, or raise image.max_pixels."
+            )
 
     def run_stages(
         self, pictures: Sequence[Resampler], settings: Sequence[StageSettings]
@@ -213,8 +230,8 @@ class Cascade:
         names = [stage.name for stage in self.stages]
         if upto is not None and upto not in names:
             raise ValueError(f"upto={upto!r}: there is no such stage; {choices(upto, names)}")
-        if min_object_px is not None and not min_object_px > 0:
-            raise ValueError(f"min_object_px={min_object_px} must be greater than 0")
+        if min_object_px is not None and not 1 <= min_object_px < math.inf:
+            raise ValueError(f"min_object_px={min_object_px} must be at least 1 pixel, and finite")
         if score is not None and not 0 <= score <= 1:
             raise ValueError(f"score={score} must lie in [0, 1]")
         chosen = self.stages if upto is None else self.stages[: names.index(upto) + 1]
@@ -248,6 +265,16 @@ def _refuse_plugins(path: Path, contents: ModelContents, allowed: Sequence[str])
             f"{path}: the model needs the plug-in {needed[0]!r}, and loading a model imports nothing that the caller "
             f"did not allow. Pass plugins={needed!r}, or --allow-plugins on the command line."
         )
+
+
+def _load_plugins(path: Path, plugins: Sequence[str], folder: Path) -> None:
+    for plugin in plugins:
+        if plugin.endswith(".py") and not (folder / plugin).is_file():
+            raise ModelError(
+                f"{path}: the plug-in {plugin!r} was sought in {folder} and is not there. Name the folder that holds "
+                "it, often the recipe's: --plugin-dir DIR on the command line, plugin_dir= in Python."
+            )
+        registry.load_plugin(plugin, folder)
 
 
 def named_plugins(model: str | Path) -> list[str]:

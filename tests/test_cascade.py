@@ -250,7 +250,7 @@ class TestSettings:
             ({"score": -0.1}, r"score=-0.1 must lie in \[0, 1\]"),
             ({"score": 1.1}, r"score=1.1 must lie in \[0, 1\]"),
             ({"score": float("nan")}, "score=nan"),
-            ({"min_object_px": 0}, "min_object_px=0 must be greater than 0"),
+            ({"min_object_px": 0}, "min_object_px=0 must be at least 1 pixel"),
             ({"min_object_px": -3}, "min_object_px=-3"),
             ({"min_object_px": float("nan")}, "min_object_px=nan"),
             ({"upto": "rmet"}, "upto='rmet'.*did you mean 'rnet'"),

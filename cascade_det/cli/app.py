@@ -12,6 +12,8 @@ from cascade_det.cli import inspect_verbs, interop_verbs, run_verbs, train_verbs
 from cascade_det.errors import CascadeError
 
 _INTERRUPTED = 130  # as a shell counts it; typer returns it too
+# no other verb keeps unfinished work
+_AFTERWARDS: dict[str | None, str] = {"train": "the same command goes on where it stopped"}
 
 app = typer.Typer(
     name="cascade-det",
@@ -69,5 +71,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (typer.Abort, KeyboardInterrupt):
         code = _INTERRUPTED
     if code == _INTERRUPTED:
-        print("interrupted; the same command goes on where it stopped", file=sys.stderr)
+        verb = next((word for word in words if not word.startswith("-")), None)
+        print(f"interrupted; {_AFTERWARDS.get(verb, 'nothing was finished')}", file=sys.stderr)
     return code

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import signal
 import threading
 from collections.abc import Callable, Iterator
@@ -13,6 +12,8 @@ from typing import Any
 import typer
 
 from cascade_det.errors import RunError
+
+_STEM = 60  # characters of a picture's name in those of files made of it; the number tells equal ones apart
 
 
 @contextlib.contextmanager
@@ -68,18 +69,22 @@ def write_json(path: Path | None, value: Any) -> None:
         write_json_atomic(path, value, indent=1)
 
 
+def numbered_name(number: int, path: Path, ending: str) -> str:
+    """Return the name of a file made of the picture `path`; cut short, so that no name outgrows a file system."""
+    return f"{number:05d}_{path.stem[:_STEM]}{ending}"
+
+
 def own_folder(out: Path, own_names: set[str], flag: str = "--out") -> Path:
     """Return an output folder, made if missing; refused where it holds other things than this verb's own output.
 
     Args:
         out: the folder that the user named by `flag`.
-        own_names: names of what the verb writes there; ``*`` and ``[0-9]`` stand for what varies.
+        own_names: names of what the verb writes there.
         flag: as the message names it.
     """
     if out.exists() and not out.is_dir():
         raise RunError(f"{flag} {out}: is a file; name a folder.")
-    names = sorted(path.name for path in out.iterdir()) if out.is_dir() else []
-    foreign = [name for name in names if not any(fnmatch.fnmatchcase(name, own) for own in own_names)]
+    foreign = sorted(path.name for path in out.iterdir() if path.name not in own_names) if out.is_dir() else []
     if foreign:
         raise RunError(
             f"{flag} {out}: holds other things than this verb's output, such as {foreign[0]!r}; name another folder."

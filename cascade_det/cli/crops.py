@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cascade_det.cli.common import own_folder, say
+from cascade_det.cli.common import numbered_name, own_folder, say
 from cascade_det.cli.object_table import object_columns, object_rows
 from cascade_det.errors import ModelError, RecipeError
 
@@ -19,8 +19,7 @@ if TYPE_CHECKING:
     from cascade_det.visual.alignment import Template
 
 _TABLE = "crops.csv"
-_CROPS = "[0-9]*_*_[0-9]*.png"
-_STEM = 60  # characters of a picture's name in a crop's, so that no name outgrows a file system; the number tells apart
+_HEADER = ["file", "picture"]  # the columns before those of the object
 
 
 def crops_folder(crops: Path | None, align: bool, out: Path | None) -> Path | None:
@@ -31,11 +30,35 @@ def crops_folder(crops: Path | None, align: bool, out: Path | None) -> Path | No
         return None
     if out is not None and crops.resolve() == out.resolve():
         raise RecipeError(f"--crops {crops}: is the folder of --out; name another, such as {out / 'crops'}.")
-    return own_folder(crops, {_TABLE, _CROPS}, "--crops")
+    return own_folder(crops, {_TABLE, *_listed(crops)}, "--crops")
+
+
+def _listed(folder: Path) -> list[str]:
+    """Return the crops that the table of an earlier run lists, plain names of files in the folder; none without one.
+
+    A name alone proves nothing: ``2021_beach_01.png`` is a photograph as well as it could be a crop.
+
+    Raises:
+        RecipeError: there is a `crops.csv` of somebody else.
+    """
+    table = folder / _TABLE
+    if not table.is_file():
+        return []
+    with table.open(newline="", encoding="utf-8", errors="replace") as file:
+        rows = [row for row in csv.reader(file) if row]
+    wanted = [*_HEADER, *object_columns([])]
+    if not rows or rows[0][: len(wanted)] != wanted:
+        raise RecipeError(
+            f"--crops {folder}: its {_TABLE} is not one of this verb, which would begin with {','.join(wanted)}; "
+            "name another folder."
+        )
+    return [row[0] for row in rows[1:] if Path(row[0]).name == row[0] and row[0].endswith(".png")]
 
 
 class CropWriter:
     """Writes the objects of one picture after another into a folder, in place of an earlier run's.
+
+    The table lists a crop before it is written: also a run that is cut off leaves no file that it does not name.
 
     Args:
         folder: an own folder of this verb.
@@ -45,7 +68,7 @@ class CropWriter:
 
     Raises:
         ModelError: `align`, and the model has no points or no template for them.
-        RecipeError: `folder` holds one of the pictures.
+        RecipeError: `folder` holds one of the pictures, or a `crops.csv` of somebody else.
     """
 
     def __init__(self, folder: Path, pictures: Sequence[Path], align: bool, cascade: Cascade) -> None:
@@ -53,34 +76,45 @@ class CropWriter:
         self.left_out = 0
         self._folder = folder
         self._template = _template(cascade) if align else None
-        self._rows = [["file", "picture", *object_columns(cascade.recipe.object.points)]]
+        self._rows = [[*_HEADER, *object_columns(cascade.recipe.object.points)]]
         if any(folder.resolve() == path.resolve().parent for path in pictures):
             raise RecipeError(f"--crops {folder}: holds pictures to detect in; name another folder.")
-        for old in folder.glob(_CROPS):
-            old.unlink()
+        for name in _listed(folder):
+            (folder / name).unlink(missing_ok=True)
+        self._write_table()
 
     def add(self, number: int, path: Path, image: Pixels, found: Detections) -> None:
-        """Write the objects of the picture `path`, the one of this `number`; a crop's last figures are its rank."""
+        """Write the objects of the picture `path`, the one of this `number`; a crop's last figures are its rank.
+
+        Raises:
+            DataError, OSError: a crop cannot be written; those before it are there and listed.
+        """
         from cascade_det.core.imaging import write_image
 
         rows, crops = _boxes(image, found) if self._template is None else _aligned(image, found, self._template)
+        names = [numbered_name(number, path, f"_{row:03d}.png") for row in rows]
         values = list(object_rows(found))
-        for row, crop in zip(rows, crops, strict=True):
-            name = f"{number:05d}_{path.stem[:_STEM]}_{row:03d}.png"
-            write_image(self._folder / name, crop)
-            self._rows.append([name, str(path), *values[row]])
-        self.written += len(rows)
+        lines = [[name, str(path), *values[row]] for name, row in zip(names, rows, strict=True)]
+        with (self._folder / _TABLE).open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(lines)
         self.left_out += len(found) - len(rows)
+        for line, crop in zip(lines, crops, strict=True):
+            write_image(self._folder / line[0], crop)
+            self._rows.append(line)
+            self.written += 1
 
     def close(self) -> None:
-        """Write the table and say what was left out."""
+        """Write the table of what is there and say what was left out."""
+        self._write_table()
+        reason = "no pixel inside the box" if self._template is None else "points that fix no turn"
+        say(f"{self.written} crops in {self._folder}; {self.left_out} left out ({reason})")
+
+    def _write_table(self) -> None:
         from cascade_det.data.atomic import write_text_atomic
 
         text = io.StringIO()
         csv.writer(text).writerows(self._rows)
         write_text_atomic(self._folder / _TABLE, text.getvalue())
-        reason = "no pixel inside the box" if self._template is None else "points that fix no turn"
-        say(f"{self.written} crops in {self._folder}; {self.left_out} left out ({reason})")
 
 
 def _template(cascade: Cascade) -> Template:

@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
-import csv
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from cascade_det.cli.common import own_folder, progress_bar, say, write_json
+from cascade_det.cli.common import numbered_name, own_folder, progress_bar, say, write_json
 from cascade_det.cli.crops import CropWriter, crops_folder
-from cascade_det.cli.object_table import object_columns, object_rows
+from cascade_det.cli.detect_files import DETECT_FILES, DRAWN, write_results
 from cascade_det.errors import DataError, RecipeError, choices
 
 if TYPE_CHECKING:
     from cascade_det.cascade import Cascade
-    from cascade_det.core.types import Detections
+    from cascade_det.cli.detect_files import Result
     from cascade_det.data.sources import Source
     from cascade_det.evaluation.base import Evaluator
-
-    _Result = tuple[Path, tuple[int, int], Detections]
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model file, a run directory or a shipped name.")]
 MinObject = Annotated[
@@ -31,6 +29,9 @@ Preset = Annotated[Optional[str], typer.Option("--preset", help="A named set of 
 Device = Annotated[str, typer.Option("--device", help="auto, cpu, cuda or cuda:N.")]
 Threads = Annotated[Optional[int], typer.Option("--threads", help="Compute threads.")]
 AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Import the plug-ins that the model names.")]
+PluginDir = Annotated[
+    Optional[Path], typer.Option("--plugin-dir", metavar="DIR", help="Where their .py files are, if not by the model.")
+]
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
@@ -39,16 +40,24 @@ _EVALUATION_FILES = {
     "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
 }  # fmt: skip
 _SHOWN_FAILURES = 10
-_DETECT_FILES = {"detections.json", "images.json", "errors.csv", "detections.csv", "drawn", "crops"}
 _SAVE_AS = ("coco", "csv")
 
 
-def load(model: str, preset: str | None, device: str, threads: int | None, allow_plugins: bool) -> Cascade:
+def load(
+    model: str,
+    preset: str | None,
+    device: str,
+    threads: int | None,
+    allow_plugins: bool,
+    plugin_dir: Path | None = None,
+) -> Cascade:
     """Load a model as the shared flags say."""
     from cascade_det.cascade import Cascade, named_plugins
 
+    if plugin_dir is not None and not allow_plugins:
+        raise RecipeError(f"--plugin-dir {plugin_dir}: no plug-in is imported without --allow-plugins; add it.")
     plugins = named_plugins(model) if allow_plugins else ()
-    return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads)
+    return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads, plugin_dir=plugin_dir)
 
 
 def checked_options(
@@ -88,6 +97,7 @@ def detect(
     device: Device = "auto",
     threads: Threads = None,
     allow_plugins: AllowPlugins = False,
+    plugin_dir: PluginDir = None,
     json_file: JsonFile = None,
 ) -> None:
     """Detect objects in pictures.
@@ -105,18 +115,19 @@ def detect(
     cut_to = crops_folder(crops, align, out)
     folder = _detect_folder(out, draw, save_as)
     files = list(_pictures(paths))
-    cascade = load(model, preset, device, threads, allow_plugins)
+    cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
     options = checked_options(cascade, None, min_object, score)
     writer = CropWriter(cut_to, files, align, cascade) if cut_to else None
-    results, errors = _detect_all(cascade, files, folder / "drawn" if folder and draw else None, writer, options)
+    results, errors = _detect_all(cascade, files, folder / DRAWN if folder and draw else None, writer, options)
     if writer is not None:
         writer.close()
     if folder is None:
         _print_tables(results)
     else:
-        _write_results(folder, results, errors, save_as, cascade.recipe.object.points)
+        names = cascade.recipe.object.points
+        write_results(folder, results, errors, names, as_csv=save_as == "csv", drawn=draw)
     found, place = sum(len(d) for _, _, d in results), f"; {folder}" if folder else ""
-    say(f"{found} objects in {len(results)} pictures; {len(errors)} could not be read{place}")
+    say(f"{found} objects in {len(results)} pictures; {_count_of(results, errors)}{place}")
     cut = {"crops": writer.written, "crops_left_out": writer.left_out} if writer else {}
     failed = [[str(path), reason] for path, reason in errors]
     write_json(json_file, {"pictures": len(results), "objects": found, **cut, "errors": failed})
@@ -128,7 +139,7 @@ def _detect_folder(out: Path | None, draw: bool, save_as: str | None) -> Path | 
         raise RecipeError("--draw and --save-as write files and need --out DIR.")
     if save_as is not None and save_as not in _SAVE_AS:
         raise RecipeError(f"--save-as {save_as!r}: {choices(save_as, _SAVE_AS)}.")
-    return own_folder(out, _DETECT_FILES) if out is not None else None
+    return own_folder(out, DETECT_FILES) if out is not None else None
 
 
 def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
@@ -150,70 +161,66 @@ def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
             raise DataError(f"{path}: no such file or folder; name pictures, or folders of pictures.")
 
 
+def _count_of(results: Sequence[Result], errors: Sequence[tuple[Path, str]]) -> str:
+    """Return how many pictures failed, and of how many that were read something could not be written."""
+    read = {path for path, _, _ in results}
+    unwritten = sum(path in read for path, _ in errors)
+    unread = f"{len(errors) - unwritten} could not be read"
+    return unread + (f"; {unwritten} crops or drawn pictures could not be written" if unwritten else "")
+
+
 def _detect_all(
     cascade: Cascade,
     files: Sequence[Path],
     drawn_in: Path | None,
     crops: CropWriter | None,
     options: Mapping[str, Any],
-) -> tuple[list[_Result], list[tuple[Path, str]]]:
-    """Return (file, its size, what was found) of each picture, and (file, reason) of each that cannot be read."""
+) -> tuple[list[Result], list[tuple[Path, str]]]:
+    """Return (file, its size, what was found) of each picture, and (file, reason) of each failure.
+
+    A picture that cannot be read has no result; one whose crops or drawing cannot be written has.
+    """
     from cascade_det.core.imaging import read_image, write_image
     from cascade_det.visual.drawing import draw as draw_detections
 
-    results: list[_Result] = []
+    results: list[Result] = []
     errors: list[tuple[Path, str]] = []
     with progress_bar("detect", len(files)) as tick:
         for path in files:
             tick(1)
             try:
                 image = read_image(path, max_pixels=cascade.recipe.image.max_pixels)
+                found = cascade.run([image], **options)[0]
             except DataError as error:
                 errors.append((path, str(error)))
                 continue
-            found = cascade.run([image], **options)[0]
             results.append((path, (image.shape[0], image.shape[1]), found))
             if drawn_in is not None:
-                write_image(drawn_in / f"{len(results):05d}_{path.stem}.jpg", draw_detections(image, found))
+                with _listed_if_unwritten(path, errors):
+                    drawn = drawn_in / numbered_name(len(results), path, ".jpg")
+                    write_image(drawn, draw_detections(image, found))
             if crops is not None:
-                crops.add(len(results), path, image, found)
+                with _listed_if_unwritten(path, errors):
+                    crops.add(len(results), path, image, found)
     return results, errors
 
 
-def _print_tables(results: Sequence[_Result]) -> None:
+@contextlib.contextmanager
+def _listed_if_unwritten(path: Path, errors: list[tuple[Path, str]]) -> Iterator[None]:
+    """Add (path, reason) to `errors` where a file cannot be written: that ends no run of a thousand pictures."""
+    try:
+        yield
+    except (DataError, OSError) as error:
+        errors.append((path, str(error)))
+
+
+def _print_tables(results: Sequence[Result]) -> None:
     for path, image_hw, found in results:
         print(f"{path} ({image_hw[1]} x {image_hw[0]} px): {len(found)} found")
         if len(found):
             print(f"  {'score':>6} {'x0':>8} {'y0':>8} {'x1':>8} {'y1':>8}")
         for box, score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
             print(f"  {score:6.3f} " + " ".join(f"{value:8.1f}" for value in box))
-
-
-def _write_results(
-    folder: Path,
-    results: Sequence[_Result],
-    errors: Sequence[tuple[Path, str]],
-    save_as: str | None,
-    point_names: Sequence[str],
-) -> None:
-    from cascade_det.data.atomic import write_json_atomic
-    from cascade_det.data.sources import Picture
-    from cascade_det.evaluation.files import coco_results, image_list, write_errors
-
-    pictures = [Picture(number, str(path), hw) for number, (path, hw, _) in enumerate(results, start=1)]
-    write_json_atomic(folder / "detections.json", coco_results(pictures, [found for _, _, found in results]))
-    write_json_atomic(folder / "images.json", image_list(pictures))
-    write_errors(folder / "errors.csv", errors)
-    if save_as == "csv":
-        _write_csv(folder / "detections.csv", results, point_names)
-
-
-def _write_csv(path: Path, results: Sequence[_Result], point_names: Sequence[str]) -> None:
-    with path.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", *object_columns(point_names)])
-        for picture, _, found in results:
-            writer.writerows([picture, *values] for values in object_rows(found))
 
 
 def evaluate(
@@ -231,6 +238,7 @@ def evaluate(
     device: Device = "auto",
     threads: Threads = None,
     allow_plugins: AllowPlugins = False,
+    plugin_dir: PluginDir = None,
     json_file: JsonFile = None,
 ) -> None:
     """Score a model on annotated pictures: AP, recall at false positives per image, NME, and the funnel by stage.
@@ -246,7 +254,7 @@ def evaluate(
     from cascade_det.evaluation.run import EVALUATION_SCORE, funnel_lines, group_lines, summary_line
 
     folder = own_folder(out, _EVALUATION_FILES) if out is not None else None
-    cascade = load(model, preset, device, threads, allow_plugins)
+    cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
     source = _truth(cascade, data_format, images, annotations)
     evaluators = _evaluators(metrics, group_by)
     options = checked_options(cascade, upto, min_object, score)

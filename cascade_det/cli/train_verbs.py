@@ -34,6 +34,9 @@ def train(
     What is done is kept: the same command goes on after an interruption, and after a change of the recipe redoes
     exactly what depends on it.
 
+    Paths in a recipe file start at its folder; those in a shipped recipe (with `$FACES` and the like) and those given
+    as KEY=VALUE start at the current folder.
+
     Examples:
 
     `cascade-det train quickstart`

@@ -7,6 +7,7 @@ alike (`Resampler`), in mining as in detection.
 from __future__ import annotations
 
 import io
+import threading
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ _REMAP_SIDE = 32_000  # cv2.remap refuses any side of 32,767 or more
 _MAP_ELEMENTS = 1 << 21  # bounds the memory of the coordinate maps: 16 MiB at two float32 each
 _EXIF_ORIENTATION = 0x0112
 
-Image.MAX_IMAGE_PIXELS = None  # read_image refuses by its own cap, before decoding
+_HEADER_LOCK = threading.Lock()
 
 
 class Resample(str, Enum):
@@ -71,7 +72,7 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
     if not data:
         raise DataError(f"{path}: the file is empty.")
     try:
-        with Image.open(io.BytesIO(data)) as picture:
+        with _open_header(data) as picture:
             _refuse_large(path, picture, max_pixels)
             rotate = _orientation(picture) != 1 and annotated_hw != (picture.height, picture.width)
             decoded = None if rotate else _decode_plain(picture, data)
@@ -85,6 +86,16 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
         raise DataError(f"{path}: not a readable picture ({begin}); JPEG, PNG, WebP and the like are.") from error
     except Exception as error:  # decoders raise nearly anything for damaged data
         raise DataError(f"{path}: not a readable picture ({error or type(error).__name__}).") from error
+
+
+def _open_header(data: bytes) -> Image.Image:
+    """Open a picture without Pillow's cap on its size, which is the whole program's; ours is checked by the caller."""
+    with _HEADER_LOCK:  # else a thread could put back the other's None for good
+        cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+        try:
+            return Image.open(io.BytesIO(data))
+        finally:
+            Image.MAX_IMAGE_PIXELS = cap
 
 
 def _refuse_large(name: object, picture: Image.Image, max_pixels: int) -> None:
@@ -289,16 +300,23 @@ def _whole_pixels(boxes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[np.
     return np.concatenate([first, end], axis=1).astype(np.intp)
 
 
-def to_network_input(crops: Pixels, mean: float, scale: float) -> NDArray[np.float32]:
-    """Return ``(N, 3, h, w)`` float32 ``(pixel - mean) * scale`` of crops ``(N, h, w, 3)`` uint8."""
-    return np.ascontiguousarray(((crops.astype(np.float32) - mean) * scale).transpose(0, 3, 1, 2))
-
-
 def write_image(path: Path, image: Pixels) -> None:
-    """Write an RGB picture; the suffix of `path` chooses the format."""
+    """Write an RGB picture; the suffix of `path` chooses the format, and its folder is made if missing.
+
+    Raises:
+        DataError: no such format, or a size that the format cannot hold; the message names the file.
+    """
     suffix = path.suffix or ".png"
     if not cv2.haveImageWriter(f"picture{suffix}"):
         raise DataError(f"{path}: OpenCV cannot write pictures with the suffix {suffix!r}; use .png or .jpg.")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    try:
+        written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        written = False
+    if not written:
+        raise DataError(
+            f"{path}: a picture of {image.shape[1]} x {image.shape[0]} px cannot be written as {suffix} "
+            "(JPEG ends at 65,500 px a side); scale it down, or use .png."
+        )
     path.write_bytes(data.tobytes())

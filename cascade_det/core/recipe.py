@@ -30,7 +30,8 @@ def load_recipe(recipe: str | Path, *overrides: str, preset: str | None = None) 
 
     Args:
         recipe: path of a YAML file, or the name of a shipped recipe.
-        *overrides: such as ``stages.onet.net.params.alpha=0.5``; they win over the file and the preset.
+        *overrides: such as ``stages.onet.net.params.alpha=0.5``; they win over the file and the preset. A path among
+            them (`init`, and what a source takes) starts at the current folder, where there is something of this name.
         preset: name of a set of overrides under ``presets:``.
 
     Returns:
@@ -41,15 +42,38 @@ def load_recipe(recipe: str | Path, *overrides: str, preset: str | None = None) 
     """
     path = find_recipe(recipe)
     data = _read_yaml(path)
-    loaded = recipe_from_dict(data, path.parent, overrides=overrides, preset=preset, where=str(path))
+    base_dir = path.parent if Path(recipe).is_file() else Path.cwd()  # no data lie beside a shipped recipe
+    loaded = recipe_from_dict(data, base_dir, overrides=overrides, preset=preset, where=str(path))
     for plugin in loaded.plugins:
         registry.load_plugin(plugin, Path(loaded.base_dir or "."))
     validate(loaded)
     presets = data.get("presets")
     for name in presets if isinstance(presets, dict) else ():  # else a wrong one is told when it is chosen, much later
-        tried = recipe_from_dict(data, path.parent, overrides=overrides, preset=name, where=f"{path}: preset {name}")
+        tried = recipe_from_dict(data, base_dir, overrides=overrides, preset=name, where=f"{path}: preset {name}")
         check_values(tried)
-    return loaded
+    return _found_from_here(loaded, overrides)
+
+
+def _found_from_here(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
+    """Return the recipe with the paths among `overrides` that lead somewhere from the current folder made absolute."""
+    given = {text.partition("=")[0] for text in overrides}
+
+    def absolute(key: str, value: Any) -> Any:
+        path = isinstance(value, str) and key in given and value != "" and Path(value)
+        return str(path.resolve()) if path and path.exists() else value
+
+    def source(key: str, part: SourcePart) -> SourcePart:
+        if "base_dir" not in registry.SOURCES.parameters(part.kind):  # it reads no files
+            return part
+        params = {name: absolute(f"{key}.params.{name}", value) for name, value in part.params.items()}
+        return dataclasses.replace(part, params=params)
+
+    train, val = (
+        {name: source(f"data.{split}.{name}", part) for name, part in getattr(recipe.data, split).items()}
+        for split in ("train", "val")
+    )
+    data = dataclasses.replace(recipe.data, train=train, val=val)
+    return dataclasses.replace(recipe, init=absolute("init", recipe.init), data=data)
 
 
 def find_recipe(recipe: str | Path) -> Path:

@@ -267,7 +267,9 @@ class Recipe:
     plugins: list[str] = key("modules, .py files or entry points to import", "none", factory=list)
     run_dir: str = key("where a run is kept, against the current folder", "none", "runs/${name}")
     base_dir: Optional[str] = key(
-        "folder that data paths resolve against; the recipe file's own where absent", "none", None
+        "folder that data paths resolve against; absent: the recipe file's own, a shipped recipe's: the current one",
+        "none",
+        None,
     )
     init: Optional[str] = key("model file whose weights the stages start from", "fit", None)
     object: ObjectSection = key("the class of object", "mine", factory=ObjectSection)

@@ -31,7 +31,7 @@ class StageNetwork(nn.Module):
 
 
 class NetworkRunner:
-    """Runs a stage network on uint8 pixels and decodes its raw outputs; owns the device.
+    """Runs a stage network on pixels and decodes its raw outputs; owns the device.
 
     Args:
         network: the net with its heads.
@@ -49,17 +49,19 @@ class NetworkRunner:
         self.device = torch.device(device)
         self.network.to(self.device)
 
-    def raw(self, pixels: NDArray[np.uint8], mean: float, scale: float) -> dict[str, NDArray[np.float32]]:
-        """Return raw outputs ``(N, D, h', w')`` by head for pictures ``(N, h, w, 3)`` uint8 RGB."""
+    def raw(self, pixels: NDArray[Any], mean: float, scale: float) -> dict[str, NDArray[np.float32]]:
+        """Return raw outputs ``(N, D, h', w')`` by head for pictures ``(N, h, w, 3)`` RGB,
+        uint8 (`pooled`: float32, 0 to 255)."""
         with torch.inference_mode():
             images = torch.from_numpy(np.ascontiguousarray(pixels)).to(self.device).permute(0, 3, 1, 2)
             outputs = self.network((images.float() - mean) * scale)
             return {name: value.float().cpu().numpy() for name, value in outputs.items()}
 
     def raw_of_crops(
-        self, crops: NDArray[np.uint8], mean: float, scale: float, chunk: int
+        self, crops: NDArray[Any], mean: float, scale: float, chunk: int
     ) -> dict[str, NDArray[np.float32]]:
-        """Return raw outputs ``(N, D)`` by head for crops ``(N, h, w, 3)``, `chunk` crops a forward pass."""
+        """Return raw outputs ``(N, D)`` by head for crops ``(N, h, w, 3)`` as `raw` takes, `chunk`
+        crops a forward pass."""
         starts = range(0, max(len(crops), 1), chunk)
         parts = [self.raw(crops[start : start + chunk], mean, scale) for start in starts]
         return {name: np.concatenate([part[name] for part in parts])[:, :, 0, 0] for name in self.heads}

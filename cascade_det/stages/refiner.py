@@ -17,7 +17,7 @@ from cascade_det.nets.base import Net
 from cascade_det.stages.base import StageSettings, suppress
 from cascade_det.stages.network import NetworkRunner, StageNetwork, num_points_of
 
-_POOL_PIXELS = 1 << 24  # pixels of crops held at once: 48 MiB of uint8
+_POOL_PIXELS = 1 << 24  # pixels of crops held at once: 48 MiB of uint8, four times as much of float32 (`pooled`)
 
 
 @register_stage("refiner")
@@ -76,7 +76,7 @@ class Refiner:
         limit = max(settings.chunk, _POOL_PIXELS // (self.window_hw[0] * self.window_hw[1]))
         limit -= limit % settings.chunk
         parts: list[dict[str, NDArray[np.float32]]] = []
-        pool: list[NDArray[np.uint8]] = []
+        pool: list[NDArray[Any]] = []
         for image, rows in zip(images, windows, strict=True):
             for start in range(0, len(rows), limit):
                 pool.append(image.crops(rows[start : start + limit], self.window_hw))
@@ -88,7 +88,7 @@ class Refiner:
             parts.append(self._run(np.concatenate([*pool, empty]), settings))
         return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
-    def _run(self, crops: NDArray[np.uint8], settings: StageSettings) -> dict[str, NDArray[np.float32]]:
+    def _run(self, crops: NDArray[Any], settings: StageSettings) -> dict[str, NDArray[np.float32]]:
         return self.runner.raw_of_crops(crops, settings.mean, settings.scale, settings.chunk)
 
     def _keep(

@@ -199,6 +199,7 @@ def test_refusals(
 ) -> None:
     own = tmp_path / "own" / "00001_a_000.png"
     write_image(own, read_image(folder / "a.png"))
+    (own.parent / "crops.csv").write_text("file,picture,score,x0,y0,x1,y1\n00001_a_000.png,a.png\n")
     flags, told = flags.replace("TMP", str(tmp_path)), told.replace("TMP", str(tmp_path))
     before = sorted(tmp_path.rglob("*"))
     assert detect(tiny.model, folder / "a.png", own, *flags.split()) == 2

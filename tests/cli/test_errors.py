@@ -72,7 +72,7 @@ class TestErrors:
             ("detect MODEL PICTURE --scoer 0.5", "No such option: --scoer"),
             ("detect MODEL PICTURE --score high", "Invalid value for '--score'"),
             ("detect MODEL PICTURE --score 1.5", "score=1.5 must lie in [0, 1]"),
-            ("detect MODEL PICTURE --min-object 0", "min_object_px=0.0 must be greater than 0"),
+            ("detect MODEL PICTURE --min-object 0", "min_object_px=0.0 must be at least 1 pixel"),
             ("detect MODEL PICTURE --preset exact", "preset 'exact'"),
             ("detect MODEL PICTURE --device abacus", "device='abacus' cannot be used"),
             ("detect no_such_model PICTURE", "model 'no_such_model' is neither a file"),

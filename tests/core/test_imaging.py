@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from cascade_det.core.imaging import read_image, to_image, to_network_input, write_image
+from cascade_det.core.imaging import read_image, to_image, write_image
 from cascade_det.errors import DataError
 
 quick = settings(deadline=None, max_examples=40)
@@ -253,14 +253,6 @@ def test_to_image_takes_an_array_as_it_is_and_a_path(tmp_path: Path) -> None:
 def test_to_image_refuses(value: object, message: str) -> None:
     with pytest.raises(ValueError, match=rf"\(H, W, 3\) uint8 RGB.*{message}"):
         to_image(value)
-
-
-def test_network_input() -> None:
-    assert to_network_input(np.zeros((0, 4, 6, 3), np.uint8), 127.5, 0.0078125).shape == (0, 3, 4, 6)
-    out = to_network_input(RGB[None], 127.5, 0.0078125)
-    assert out.dtype == np.float32
-    assert out.flags.c_contiguous
-    np.testing.assert_allclose(out[0, 1], (RGB[:, :, 1] - 127.5) / 128)
 
 
 def test_write_reads_back(tmp_path: Path) -> None:

@@ -6,6 +6,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from cascade_det.core.types import Annotations, CropPlan, CropTruth, Detections, SampleRole
 
@@ -181,3 +183,63 @@ def test_upright_plan(truth: Any, expected: list[int]) -> None:
     assert not made.angle_deg.any()
     assert not made.mirror.any()
     assert len(CropPlan.upright(np.zeros((0, 4)), SampleRole.part, np.zeros(0))) == 0
+
+
+@st.composite
+def any_detections(draw: st.DrawFn) -> Detections:
+    """Draw up to 6 detections, with or without points; `extras` number the rows."""
+    rows = draw(st.integers(0, 6))
+    number = st.floats(-100, 100, width=32)
+    boxes = np.reshape(draw(st.lists(number, min_size=4 * rows, max_size=4 * rows)), (rows, 4))
+    scores = draw(st.lists(st.sampled_from([0, 0.25, 0.5, 1]), min_size=rows, max_size=rows))  # few values: ties
+    points = np.arange(rows * 4).reshape(rows, 2, 2) if draw(st.booleans()) else None
+    return Detections(boxes, np.array(scores), points, {"row": np.arange(rows)})
+
+
+def assert_same(one: Detections, other: Detections) -> None:
+    for name in ("boxes", "scores", "points"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+    assert one.extras.keys() == other.extras.keys()
+    np.testing.assert_array_equal(one.extras["row"], other.extras["row"])
+
+
+@given(any_detections(), st.data())
+def test_what_is_taken_apart_goes_together_again(found: Detections, data: st.DataObject) -> None:
+    cut = data.draw(st.integers(0, len(found)))
+    assert_same(Detections.concat([found[:cut], found[cut:]]), found)
+    mask = np.array(data.draw(st.lists(st.booleans(), min_size=len(found), max_size=len(found))), bool)
+    parts = Detections.concat([found[mask], found[~mask]])
+    assert_same(parts[np.argsort(parts.extras["row"])], found)
+    assert_same(found[np.flatnonzero(mask)], found[mask])
+    turned = found[np.arange(len(found))[::-1]]
+    assert_same(turned[::-1], found)
+    if found.points is not None:  # the rows stay together
+        np.testing.assert_array_equal(parts.points[:, 0, 0], parts.extras["row"] * 4)  # type: ignore[index]
+
+
+@given(any_detections())
+def test_sorted_is_a_permutation_by_falling_score(found: Detections) -> None:
+    ranked = found.sorted()
+    rows = ranked.extras["row"]
+    assert sorted(rows) == list(range(len(found)))
+    assert_same(found[rows], ranked)
+    steps = np.diff(ranked.scores)
+    assert (steps <= 0).all()
+    assert (np.diff(rows)[steps == 0] > 0).all()  # equal scores keep their order
+
+
+@given(any_detections(), st.integers(1, 50), st.integers(1, 50))
+def test_clip_once_is_clip_twice(found: Detections, height: int, width: int) -> None:
+    clipped = found.clip((height, width))
+    assert_same(clipped.clip((height, width)), clipped)
+    assert (clipped.boxes >= 0).all()
+    assert (clipped.boxes <= [width, height, width, height]).all()
+    assert_same(clipped.replace(boxes=found.boxes), found)
+
+
+@given(any_detections())
+def test_replace_changes_one_column_of_a_copy(found: Detections) -> None:
+    changed = found.replace(scores=found.scores / 2)
+    np.testing.assert_array_equal(changed.scores, found.scores / 2)
+    assert_same(changed.replace(scores=found.scores), found)
+    assert_same(found.replace(), found)
