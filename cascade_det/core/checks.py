@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from cascade_det.core.schema import Recipe, StageSection, View
@@ -104,7 +104,11 @@ def _check_leaf(full_key: str, name: str, value: Any) -> None:
 
 def _check_names(recipe: Recipe) -> None:
     """Refuse names that make no folder of their own: stages and sources name folders of a run."""
-    sections = {"stages": recipe.stages, "data.train": recipe.data.train, "data.val": recipe.data.val}
+    sections: dict[str, Iterable[str]] = {
+        "stages": recipe.stages,
+        "data.train": recipe.data.train,
+        "data.val": recipe.data.val,
+    }
     for section, names in sections.items():
         for name in map(str, names):
             if not _PLAIN_NAME.fullmatch(name):

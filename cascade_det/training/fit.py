@@ -24,6 +24,7 @@ from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_bytes_atomic, write_json_atomic
 from cascade_det.errors import CascadeError, RecipeError, RunError
 from cascade_det.training.checkpoints import checkpoint_callback, newest_checkpoint
+from cascade_det.training.plan import WEIGHTS
 from cascade_det.training.run_folder import explanation
 
 # Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
@@ -246,7 +247,7 @@ def _save(network: Any, folder: Path, figures: dict[str, float]) -> None:
     from safetensors.numpy import save
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
-    write_bytes_atomic(folder / "weights.safetensors", save(arrays))
+    write_bytes_atomic(folder / WEIGHTS, save(arrays))
     write_json_atomic(folder / "figures.json", {k: round(v, 6) for k, v in figures.items()}, indent=1)
 
 

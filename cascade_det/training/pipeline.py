@@ -29,7 +29,7 @@ from cascade_det.training.calibration import calibrate
 from cascade_det.training.fingerprint import file_digest, fingerprint
 from cascade_det.training.fit import run_fit
 from cascade_det.training.mining import MiningJob, mine
-from cascade_det.training.plan import Plan, Step
+from cascade_det.training.plan import WEIGHTS, Plan, Step
 from cascade_det.training.preflight import check_parts, rehearse_evaluation
 from cascade_det.training.run_folder import claim, explain_os_errors, keep_recipe
 from cascade_det.training.run_report import write_curves
@@ -134,6 +134,8 @@ class Run:
         self._check_before(step)
         self._mend_pools(step, label)
         folder = self.plan.path(step)
+        if state.state == "stale":  # damaged work has the fingerprint of the work that replaces it
+            (folder / "started.txt").unlink(missing_ok=True)
         print_of_step = fingerprint(self.plan.keys(step))
         self._clear_stale(folder, print_of_step)
         begin = time.perf_counter()
@@ -192,7 +194,7 @@ class Run:
         for stage in cascade.stages:
             rounds = round_number if stage.name == upto else self.recipe.stages[stage.name].rounds
             if self.recipe.stages[stage.name].heads:
-                stage.load_arrays(load_file(self.plan.path(Step(stage.name, "fit", rounds)) / "weights.safetensors"))
+                stage.load_arrays(load_file(self.plan.path(Step(stage.name, "fit", rounds)) / WEIGHTS))
             calibrated = self.plan.path(Step(stage.name, "calibrate", rounds)) / "thresholds.json"
             if stage.name != thresholds_upto and calibrated.is_file():
                 found = json.loads(calibrated.read_text())
@@ -257,11 +259,11 @@ class Run:
         start = self._initial_weights(step, folder)
         figures = run_fit(self.recipe, step.stage, folder, shards, val, start)
         write_curves(folder, step.stage)
-        return file_digest(folder / "weights.safetensors"), figures
+        return file_digest(folder / WEIGHTS), figures
 
     def _initial_weights(self, step: Step, folder: Path) -> Path | None:
         if step.round_number > 1:
-            return self.plan.path(Step(step.stage, "fit", step.round_number - 1)) / "weights.safetensors"
+            return self.plan.path(Step(step.stage, "fit", step.round_number - 1)) / WEIGHTS
         if not self.recipe.init:
             return None
         from cascade_det.training.initial import initial_weights

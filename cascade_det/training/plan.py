@@ -25,6 +25,8 @@ from cascade_det.training.fingerprint import (
     part_versions,
 )
 
+WEIGHTS = "weights.safetensors"  # what a fit leaves, in the folder of its step
+
 
 @dataclass(frozen=True)
 class Step:
@@ -132,7 +134,7 @@ class Plan:
             done: dict[str, Any] = json.loads((self.path(step) / "done.json").read_text())
         except (OSError, ValueError):
             return None
-        return done
+        return done if {"fingerprint", "keys", "output"} <= done.keys() else None
 
     def init_file(self) -> Path:
         """Return the model that `init` names, as a file or as a shipped model."""
@@ -150,9 +152,15 @@ class Plan:
         if done is None:
             return StepState(step, "missing", [])
         keys = self.keys(step)
-        if done["fingerprint"] == fingerprint(keys):
-            return StepState(step, "done", [])
-        return StepState(step, "stale", changed_keys(done["keys"], keys))
+        if done["fingerprint"] != fingerprint(keys):
+            return StepState(step, "stale", changed_keys(done["keys"], keys))
+        if step.kind == "fit" and not self._weights_are(step, done["output"]):
+            return StepState(step, "stale", [f"{self.path(step) / WEIGHTS}: missing or damaged since"])
+        return StepState(step, "done", [])
+
+    def _weights_are(self, step: Step, digest: str) -> bool:
+        path = self.path(step) / WEIGHTS
+        return path.is_file() and file_digest(path) == digest
 
     def forget(self) -> None:
         """Look at the folders anew: a step was done meanwhile."""

@@ -109,7 +109,10 @@ def test_a_recipe_is_plain_values_with_defaults(path: Path) -> None:
     ("override", "message"),
     [
         ("imgae.mean=1", r"key 'imgae': there is no such key; did you mean 'image'\? Choices: base_dir, border"),
-        ("image.maen=1", r"key 'image\.maen'.*did you mean 'mean'\? Choices: clip_boxes, max_pixels, mean"),
+        (
+            "image.maen=1",
+            r"key 'image\.maen'.*did you mean 'mean'\? Choices: clip_boxes, inclusive_boxes, max_pixels, mean",
+        ),
         ("stages.pnet.keeep.score=1", r"key 'stages\.pnet\.keeep'.*did you mean 'keep'\? Choices: calibrate, heads"),
         ("stages.pnet.keep.zzz=1", r"key 'stages\.pnet\.keep\.zzz': there is no such key; Choices: max_per_image, nms"),
         ("stages.pnet.heads.score.wieght=1", r"key 'stages\.pnet\.heads\.score\.wieght'.*did you mean 'weight'"),

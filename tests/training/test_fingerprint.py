@@ -24,12 +24,12 @@ from cascade_det.training.fingerprint import (
     part_versions,
 )
 from cascade_det.training.pipeline import Run
-from cascade_det.training.plan import Plan, Step
+from cascade_det.training.plan import WEIGHTS, Plan, Step
 
 ALL = ["pnet mine", "pnet fit", "pnet calibrate", "rnet mine", "rnet fit", "rnet calibrate", "evaluate"]
 FULL: dict[str, Any] = {
     "object": {"points": ["a", "b"], "flip_points": [1, 0], "align_template": [[0, 0], [1, 0]]},
-    "image": {"max_pixels": 1000},
+    "image": {"max_pixels": 1000, "inclusive_boxes": True},
     "stages": {
         name: {
             "kind": "proposer",
@@ -89,6 +89,7 @@ class TestKeys:
             ("seed", "mine"),
             ("image.mean", "fit"),
             ("image.clip_boxes", "calibrate"),
+            ("image.inclusive_boxes", "calibrate"),
             ("stages.first.window_hw", "mine"),
             ("stages.first.net.kind", "fit"),
             ("stages.first.net.params.alpha", "fit"),
@@ -243,16 +244,34 @@ class TestRun:
         assert [step for step, state in states(load_recipe(tiny.recipe)).items() if state == "done"] == ALL[:6]
 
     def test_other_output_of_a_step_makes_the_next_stale(self, tiny_copy: Any) -> None:
-        path = tiny_copy.folder / "pnet" / "fit" / "done.json"
+        path = tiny_copy.folder / "pnet" / "calibrate" / "done.json"
         done = json.loads(path.read_text())
         path.write_text(json.dumps({**done, "output": "0" * 64}))
         got = states(load_recipe(tiny_copy.recipe))
-        assert got["pnet fit"] == "done"
-        assert [step for step, state in got.items() if state == "stale"] == ALL[2:]
+        assert got["pnet calibrate"] == "done"
+        assert [step for step, state in got.items() if state == "stale"] == ALL[3:]
 
-    def test_a_damaged_record_is_no_record(self, tiny_copy: Any) -> None:
-        (tiny_copy.folder / "rnet" / "fit" / "done.json").write_text("{")
+    @pytest.mark.parametrize("text", ["{", "{}", '{"fingerprint": "", "keys": {}}'])
+    def test_a_damaged_record_is_no_record(self, tiny_copy: Any, text: str) -> None:
+        (tiny_copy.folder / "rnet" / "fit" / "done.json").write_text(text)
         assert states(load_recipe(tiny_copy.recipe))["rnet fit"] == "missing"
+
+    @pytest.mark.parametrize("damage", ["missing", "cut short", "flipped"])
+    def test_damaged_weights_are_fitted_again(self, tiny_copy: Any, damage: str) -> None:
+        path = tiny_copy.folder / "rnet" / "fit" / "weights.safetensors"
+        data = bytearray(path.read_bytes())
+        data[-1] ^= 1
+        path.write_bytes({"missing": b"", "cut short": path.read_bytes()[:99], "flipped": bytes(data)}[damage])
+        if damage == "missing":
+            path.unlink()
+        plan = Plan(load_recipe(tiny_copy.recipe))
+        state = next(plan.state(step) for step in plan.steps if str(step) == "rnet fit")
+        assert state.state == "stale"
+        assert "weights.safetensors: missing or damaged" in state.changes[0]
+        before = (tiny_copy.folder / "model.safetensors").read_bytes()
+        Run(load_recipe(tiny_copy.recipe)).train()
+        assert (tiny_copy.folder / "model.safetensors").read_bytes() == before
+        assert states(load_recipe(tiny_copy.recipe))["rnet fit"] == "done"
 
     def test_rounds_add_steps(self, tiny: Any) -> None:
         steps = [str(step) for step in Plan(load_recipe(tiny.recipe, "stages.rnet.rounds=2")).steps]
@@ -270,6 +289,9 @@ class TestTrain:
             done.append(str(step))
             assert not (folder / "left_over").exists()
             (folder / "left_over").write_text("")
+            if step.kind == "fit":  # whose output is looked at again
+                (folder / WEIGHTS).write_text("")
+                return file_digest(folder / WEIGHTS), {}
             return f"output of {step}", {}
 
         for name in ("_mine", "_fit", "_calibrate", "_evaluate"):
