@@ -137,7 +137,10 @@ class ObjectSection:
     points: list[str] = key("names of the points, in order", "mine", factory=list)
     flip_points: Optional[list[int]] = key("which point each becomes in a mirror; identity where absent", "mine", None)
     align_template: Optional[list[list[float]]] = key(
-        "where aligned crops have the points: [x, y] of each as shares of the crop's width and height", "none", None
+        "where aligned crops have the points: [x, y] of each as shares of the crop's width and height",
+        "evaluate",  # which writes the model that carries it
+        None,
+        later=True,
     )
 
 
@@ -242,9 +245,10 @@ class TrainSection:
     validations: int = key("validations and checkpoints during a fit", "fit", 8)
     logger: str = key("csv, tensorboard, both or none", "none", "csv")
     trainer: dict[str, Any] = key(
-        "arguments of Lightning's Trainer (accelerator, devices, precision, strategy)",
-        "none",
+        "arguments of Lightning's Trainer; accelerator, devices, num_nodes and strategy redo nothing",
+        "fit",
         factory=lambda: {"accelerator": "auto", "devices": 1, "precision": "32-true"},
+        later=True,
     )
 
 
@@ -276,7 +280,7 @@ class Recipe:
     image: ImageSection = key("pixels to network input", "mine", factory=ImageSection)
     border: BorderSection = key("beyond the picture", "mine", factory=BorderSection)
     pyramid: PyramidSection = key("the image pyramid", "calibrate", factory=PyramidSection)
-    presets: dict[str, Any] = key("named sets of overrides, chosen by --preset", "none", factory=dict)
+    presets: dict[str, Any] = key("named sets of overrides, chosen by --preset", "evaluate", factory=dict, later=True)
     stages: dict[str, StageSection] = key("stages by name, in order", "mine", factory=dict)
     data: DataSection = key("pictures", "mine", factory=DataSection)
     mine: MineSection = key("mining", "mine", factory=MineSection)

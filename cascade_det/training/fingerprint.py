@@ -16,6 +16,7 @@ from cascade_det.core import registry
 from cascade_det.core.schema import HeadPart, Part, Recipe, SourcePart, View
 
 _ABSENT = "absent"
+_WHERE_IT_RUNS = {f"train.trainer.{name}" for name in ("accelerator", "devices", "num_nodes", "strategy")}
 _PART_LIKE = (Part, HeadPart, SourcePart, View)
 
 
@@ -44,8 +45,10 @@ def _walk(section: Any, prefix: str, inherited: str) -> dict[str, tuple[str, Any
     found: dict[str, tuple[str, Any]] = {}
     for item in dataclasses.fields(section):
         value = getattr(section, item.name)
-        if item.metadata.get("later") and value == item.default:
-            continue
+        if item.metadata.get("later"):
+            value = _beyond_default(item, value)
+            if value is _ABSENT:
+                continue
         step = item.metadata.get("step", inherited)
         if isinstance(section, _PART_LIKE) and inherited != "none":
             step = inherited
@@ -56,8 +59,17 @@ def _walk(section: Any, prefix: str, inherited: str) -> dict[str, tuple[str, Any
                 holder = step if isinstance(inner, _PART_LIKE) else "none"
                 found |= _walk(inner, f"{full}.", holder)
             else:
-                found[full] = (step, inner)
+                found[full] = ("none" if full in _WHERE_IT_RUNS else step, inner)
     return found
+
+
+def _beyond_default(item: dataclasses.Field[Any], value: Any) -> Any:
+    """Return what of a key that came later differs from its default, `_ABSENT` where nothing does."""
+    default = item.default if item.default_factory is dataclasses.MISSING else item.default_factory()
+    if isinstance(value, dict) and isinstance(default, dict):
+        value = {name: inner for name, inner in value.items() if inner != default.get(name, _ABSENT)}
+        return value or _ABSENT
+    return _ABSENT if value == default else value
 
 
 def part_versions(recipe: Recipe, stage: str) -> dict[str, str]:

@@ -48,7 +48,11 @@ FULL: dict[str, Any] = {
         "val": {"drawn": {"kind": "synthetic", "params": {"images": 2}}},
         "views": {"small": {"object_px": [12, 24], "transform": {"kind": "Rotate", "params": {"limit": 5}}}},
     },
-    "train": {"batch_mix": "natural"},
+    "train": {
+        "batch_mix": "natural",
+        "trainer": {"accelerator": "cpu", "devices": 2, "precision": "bf16-mixed", "gradient_clip_val": 1},
+    },
+    "presets": {"fast": {"pyramid.factor": 0.5}},
     "evaluate": {"coco": {"kind": "coco", "params": {"max_dets": 10}}},
 }
 
@@ -81,7 +85,9 @@ class TestKeys:
                 for key in keys_of_step(full(), step, stage):
                     owned.setdefault(key, set()).add(step)
         assert {key: steps for key, steps in owned.items() if len(steps) != 1} == {}
-        assert set(owned) == set(leaves(dataclasses.asdict(full())))
+        values = dataclasses.asdict(full())
+        presets = {f"presets.{name}" for name in values.pop("presets")}  # one preset is one value
+        assert set(owned) == set(leaves(values)) | presets
 
     @pytest.mark.parametrize(
         ("key", "step"),
@@ -110,7 +116,11 @@ class TestKeys:
             ("train.trainer.devices", "none"),
             ("train.logger", "none"),
             ("description", "none"),
-            ("object.align_template", "none"),
+            ("object.align_template", "evaluate"),
+            ("train.trainer.precision", "fit"),
+            ("train.trainer.gradient_clip_val", "fit"),
+            ("train.trainer.accelerator", "none"),
+            ("presets.fast", "evaluate"),
         ],
     )
     def test_a_parts_keys_belong_to_the_step_of_what_holds_it(self, key: str, step: str) -> None:
@@ -126,6 +136,7 @@ class TestKeys:
 
     def test_a_key_that_came_later_counts_where_it_differs_from_what_runs_before_it_did(self) -> None:
         default = recipe_from_dict({**FULL, "image": {}}, Path())
+        assert not [key for key in keys_of_step(recipe_from_dict({}, Path()), "fit", None) if "trainer" in key]
         assert keys_of_step(full(), "mine", "first")["image.max_pixels"] == 1000
         assert set(keys_of_step(full(), "mine", "first")) - set(keys_of_step(default, "mine", "first")) == {
             "image.max_pixels"
