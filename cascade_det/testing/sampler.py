@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import random
-import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -129,21 +128,37 @@ def _sample(sampler: Sampler, scene: _Scene, window_hw: tuple[int, int], seconds
     return plan
 
 
+class _Overdue(BaseException):
+    """Ends a part that takes too long; no Exception, so that the part does not catch it."""
+
+
 @contextmanager
 def _at_most(seconds: float, what: str) -> Iterator[None]:
-    """Raise inside whatever Python code is called here once it takes longer: it ends an endless loop on any system."""
-    deadline, outer = time.monotonic() + seconds, sys.gettrace()
+    """End the Python code that is called here once it takes longer, an endless loop too, on any system.
 
-    def look(frame: FrameType, event: str, argument: Any) -> Any:
-        if time.monotonic() > deadline:
-            raise ContractError(f"{what} has not ended after {seconds:g} s; every loop must be bounded")
-        return look
+    A finaliser that happens to run swallows an exception, so it is raised again until the code has ended.
+    """
+    caller, ended = ctypes.c_ulong(threading.get_ident()), threading.Event()
+    raise_in = ctypes.pythonapi.PyThreadState_SetAsyncExc
 
-    sys.settrace(look)
+    def watch() -> None:
+        wait = seconds
+        while not ended.wait(wait):
+            raise_in(caller, ctypes.py_object(_Overdue))
+            wait = 0.2
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
     try:
-        yield
-    finally:
-        sys.settrace(outer)
+        try:
+            yield
+        finally:
+            ended.set()
+            watcher.join()
+            raise_in(caller, None)  # one that was raised in the very last moment
+    except _Overdue:
+        ended.set()
+        raise ContractError(f"{what} has not ended after {seconds:g} s; every loop must be bounded") from None
 
 
 def _check_plan(plan: CropPlan, scene: _Scene, window_hw: tuple[int, int]) -> None:
