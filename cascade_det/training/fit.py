@@ -171,7 +171,9 @@ def check_trainer(recipe: Recipe) -> None:
     Raises:
         RecipeError: Lightning refuses `train.trainer`, or a package that `train.logger` needs is missing.
     """
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    import pytorch_lightning as pl  # sets the level of its logger when it is first imported
+
+    logging.getLogger(pl.__name__).setLevel(logging.WARNING)
     with tempfile.TemporaryDirectory() as folder:
         _trainer(recipe, next(iter(recipe.stages)), Path(folder), 1, 0.0, 1, False)
 
