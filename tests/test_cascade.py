@@ -26,22 +26,13 @@ from cascade_det.model_file import load_model
 
 PLUGIN = """
 from cascade_det.core.registry import register_stage
-from cascade_det.core.types import Detections
+from cascade_det.stages.base import WeightlessStage
 
 @register_stage("first_two")
-class FirstTwo:
-    '''Lets the best two of each picture through; has no weights.'''
-    trainable, num_points = False, None
-    def __init__(self, name, window_hw):
-        self.name, self.window_hw = name, window_hw
+class FirstTwo(WeightlessStage):
+    '''Lets the best two of each picture through.'''
     def __call__(self, images, candidates, settings):
         return [found.sorted()[:2] for found in candidates]
-    def arrays(self):
-        return {}
-    def load_arrays(self, arrays):
-        pass
-    def to(self, device):
-        pass
 """
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -52,13 +53,28 @@ class Source(ABC):
             DataError: the picture cannot be read; the message names it.
         """
 
-    @abstractmethod
     def content_hash(self, index: int) -> str:
-        """Return a short hash of the picture's content, equal for equal pictures of any source."""
+        """Return a short hash of the picture's content: of its pixels, unless a source knows one without decoding.
 
-    @abstractmethod
+        Pictures that several sources share are found out where those sources hash alike.
+        """
+        pixels = self.read(index)
+        return hashlib.sha256(repr(pixels.shape).encode() + pixels.tobytes()).hexdigest()[:16]
+
     def digest(self) -> str:
-        """Return a hash of all that the source delivers, cheap to compute: it keys what was mined from it."""
+        """Return a hash of all that the source delivers: it keys what was mined from it.
+
+        This one reads every picture and its truth; a source that can tell a change by less overrides it.
+        """
+        digest = hashlib.sha256(str(self.version).encode())
+        for index, picture in enumerate(self.pictures):
+            truth = self.annotations(index)
+            digest.update(repr((picture, self.content_hash(index), sorted(truth.extras))).encode())
+            for column in (truth.boxes, truth.ignore, truth.points, truth.points_known):
+                digest.update(column.tobytes())
+            for name in sorted(truth.extras):
+                digest.update(repr(truth.extras[name].tolist()).encode())
+        return digest.hexdigest()
 
     def missing_files(self) -> list[str]:
         """Return the paths of pictures that are not on disk; empty for pictures that are no files."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -72,6 +73,37 @@ class Stage(Protocol):
 
     def to(self, device: str) -> None:
         """Move its computation to a torch device; a stage without one ignores it."""
+
+
+class WeightlessStage(ABC):
+    """Base of a stage that has nothing to fit: what `Stage` asks for, but for the answer.
+
+    Args:
+        name: its key in the recipe.
+        window_hw: its window, (height, width) in pixels.
+    """
+
+    trainable = False
+    num_points: int | None = None
+
+    def __init__(self, name: str, window_hw: tuple[int, int]) -> None:
+        self.name, self.window_hw = name, window_hw
+
+    @abstractmethod
+    def __call__(
+        self, images: Sequence[Resampler], candidates: Sequence[Detections] | None, settings: StageSettings
+    ) -> list[Detections]:
+        """Return what the stage lets through of each picture, at most ``settings.max_per_image``, sorted by score."""
+
+    def arrays(self) -> Mapping[str, NDArray[Any]]:
+        """Return no arrays."""
+        return {}
+
+    def load_arrays(self, arrays: Mapping[str, NDArray[Any]]) -> None:  # noqa: B027 - nothing is what it does
+        """Take no arrays."""
+
+    def to(self, device: str) -> None:  # noqa: B027 - nothing is what it does
+        """Stay on the CPU."""
 
 
 def suppress(

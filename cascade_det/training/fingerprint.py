@@ -72,13 +72,17 @@ def _beyond_default(item: dataclasses.Field[Any], value: Any) -> Any:
     return _ABSENT if value == default else value
 
 
-def part_versions(recipe: Recipe, stage: str) -> dict[str, str]:
-    """Return what keys the code of a stage's parts: module, version and, for a plug-in, a hash of its source."""
+def part_versions(recipe: Recipe, step: str, stage: str) -> dict[str, str]:
+    """Return what keys the code that a step runs: module, version and, for a plug-in, a hash of its source.
+
+    Samplers belong to `mine`, the net and the heads to `fit`, the kind of stage to `calibrate`, which runs it first.
+    """
     section = recipe.stages[stage]
-    kinds = [(registry.STAGES, section.kind)]
-    kinds += [(registry.NETS, section.net.kind)] if section.heads else []
-    kinds += [(registry.HEADS, part.kind) for part in section.heads.values()]
-    kinds += [(registry.SAMPLERS, part.kind) for part in section.samplers.values()]
+    kinds = {
+        "mine": [(registry.SAMPLERS, part.kind) for part in section.samplers.values()],
+        "fit": [(registry.NETS, section.net.kind), *((registry.HEADS, part.kind) for part in section.heads.values())],
+        "calibrate": [(registry.STAGES, section.kind)],
+    }[step]
     return {f"{owner.kind} {kind} (code)": registry.source_digest(owner.get(kind)) for owner, kind in kinds}
 
 

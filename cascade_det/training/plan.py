@@ -112,12 +112,12 @@ class Plan:
         """Return all that a step depends on; the work of the step before enters by its fingerprint and output."""
         if step not in self._keys:
             keys = keys_of_step(self.recipe, step.kind, step.stage or None)
+            if step.stage:
+                keys |= part_versions(self.recipe, step.kind, step.stage)
             if step.kind == "mine":
-                keys |= self.train_pictures.digests("train") | part_versions(self.recipe, step.stage)
+                keys |= self.train_pictures.digests("train")
             elif step.kind == "fit" and self.recipe.init:
                 keys["init (file)"] = file_digest(self.init_file())
-            elif step.kind == "calibrate" and not self.recipe.stages[step.stage].heads:
-                keys |= part_versions(self.recipe, step.stage)  # an untrainable stage has no step `mine` to hold them
             elif step.kind == "evaluate":
                 keys |= self.val_pictures.digests("val") | evaluator_versions(self.recipe)
             position = self.steps.index(step)

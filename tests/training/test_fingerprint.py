@@ -142,20 +142,23 @@ class TestKeys:
             "image.max_pixels"
         }
 
-    def test_the_code_of_parts(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        names = {
-            "stage proposer (code)",
-            "net mtcnn_pnet (code)",
-            "head classification (code)",
-            "head points (code)",
-            "sampler iou_bands (code)",
-        }
-        before = part_versions(full(), "first")
-        assert set(before) == names
-        assert set(evaluator_versions(full())) == {"evaluator coco (code)"}
+    @pytest.mark.parametrize(
+        ("step", "names"),
+        [
+            ("mine", {"sampler iou_bands (code)"}),
+            ("fit", {"net mtcnn_pnet (code)", "head classification (code)", "head points (code)"}),
+            ("calibrate", {"stage proposer (code)"}),
+        ],
+    )
+    def test_the_code_of_parts(self, step: str, names: set[str]) -> None:
+        assert set(part_versions(full(), step, "first")) == names
+
+    def test_another_version_of_a_part_is_another_code(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        before = part_versions(full(), "mine", "first") | evaluator_versions(full())
+        assert set(before) == {"sampler iou_bands (code)", "evaluator coco (code)"}
         monkeypatch.setattr(registry.SAMPLERS.get("iou_bands"), "version", 77)
-        changed = part_versions(full(), "first")
-        assert {name for name in names if changed[name] != before[name]} == {"sampler iou_bands (code)"}
+        changed = part_versions(full(), "mine", "first") | evaluator_versions(full())
+        assert {name for name in before if changed[name] != before[name]} == {"sampler iou_bands (code)"}
 
 
 class TestTexts:
@@ -247,12 +250,24 @@ class TestRun:
         assert len(after) == 1
         assert after[0].startswith("(the step before): rnet fit: ")
 
-    def test_another_version_of_a_part(self, tiny: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-        with monkeypatch.context() as patch:
-            patch.setattr(registry.SAMPLERS.get("from_cascade"), "version", 99)
-            assert [step for step, state in states(load_recipe(tiny.recipe)).items() if state == "done"] == ALL[:3]
-        monkeypatch.setattr(registry.EVALUATORS.get("coco"), "version", 99)
-        assert [step for step, state in states(load_recipe(tiny.recipe)).items() if state == "done"] == ALL[:6]
+    @pytest.mark.parametrize(
+        ("owner", "part", "first_stale"),
+        [
+            (registry.STAGES, "proposer", "pnet calibrate"),
+            (registry.NETS, "mtcnn_pnet", "pnet fit"),
+            (registry.HEADS, "classification", "pnet fit"),
+            (registry.SAMPLERS, "iou_bands", "pnet mine"),
+            (registry.STAGES, "refiner", "rnet calibrate"),
+            (registry.SAMPLERS, "from_cascade", "rnet mine"),
+            (registry.EVALUATORS, "coco", "evaluate"),
+        ],
+    )
+    def test_another_version_of_a_part(
+        self, tiny: Any, monkeypatch: pytest.MonkeyPatch, owner: Any, part: str, first_stale: str
+    ) -> None:
+        monkeypatch.setattr(owner.get(part), "version", 99)
+        got = states(load_recipe(tiny.recipe))
+        assert [step for step, state in got.items() if state == "stale"] == ALL[ALL.index(first_stale) :]
 
     def test_other_output_of_a_step_makes_the_next_stale(self, tiny_copy: Any) -> None:
         path = tiny_copy.folder / "pnet" / "calibrate" / "done.json"
