@@ -1,6 +1,10 @@
-"""Figures of models under fixed distortions of the same pictures: what a validation set alone does not tell.
+"""The figures of a model card: by source and size, and under fixed distortions of the same pictures.
 
     python benchmarks/stress.py MODEL... --images FOLDER --annotations FILE [FILE ...] [--every 3] [--min-object 15]
+
+A MODEL that ends on .onnx is a YuNet, run by OpenCV on whole pictures. Figures by source and size are of all pictures,
+those under distortions of every third. A cell holds AP (of plain pictures alone), AP50, recall at 0.1 false positives a
+picture and NME.
 
 Each distortion is fixed by the picture's number, so every model sees the same pixels. Truth moves with them: a turned
 box is that of the turned ellipse, a covered object stays an object.
@@ -10,21 +14,23 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 from numpy.typing import NDArray
 from timing import print_machine
 
-from cascade_det import Annotations, Cascade
+from cascade_det import Annotations, Cascade, Detections
 from cascade_det.core.schema import Part, View
 from cascade_det.data.augment import PictureView
 from cascade_det.data.formats.coco import Coco
 from cascade_det.data.sources import Picture, Source
+from cascade_det.evaluation.base import ScoredSet
 from cascade_det.evaluation.coco import Coco as CocoEvaluator
-from cascade_det.evaluation.run import evaluate_source
+from cascade_det.evaluation.run import EVALUATION_SCORE, evaluate_source
 
 Change = Callable[[Any, Annotations, np.random.Generator], tuple[Any, Annotations]]
 _FLIP = np.array([1, 0, 2, 4, 3])
@@ -100,8 +106,43 @@ class Distorted(Source):
         return self._inner.digest()
 
 
+def yunet(file: str, source: Source) -> ScoredSet:
+    """Return what a YuNet finds in a source, down to the score at which cascades are evaluated."""
+    network = cv2.FaceDetectorYN.create(file, "", (320, 320), EVALUATION_SCORE, 0.3, 5000)
+    found = []
+    for index in range(len(source.pictures)):
+        image = source.read(index)
+        network.setInputSize(image.shape[1::-1])
+        rows = network.detect(image[..., ::-1].copy())[1]
+        rows = np.zeros((0, 15), np.float32) if rows is None else rows
+        boxes_xyxy = np.concatenate([rows[:, :2], rows[:, :2] + rows[:, 2:4]], axis=1)
+        found.append(Detections(boxes_xyxy, np.clip(rows[:, 14], 0, 1), rows[:, 4:14].reshape(-1, 5, 2)).sorted())
+    pictures = list(source.pictures)
+    truth = [source.annotations(index) for index in range(len(pictures))]
+    return ScoredSet(pictures, truth, found, ["left_eye", "right_eye", "nose", "mouth_left", "mouth_right"], "face")
+
+
+def figures(model: str, source: Source, min_object_px: float, group_by: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the figures of a model on a source."""
+    evaluator = CocoEvaluator(group_by=group_by)
+    if model.endswith(".onnx"):
+        return evaluator.evaluate(yunet(model, source))
+    cascade = Cascade.load(model, device="cpu")
+    return evaluate_source(cascade, source, {"coco": evaluator}, min_object_px=min_object_px).metrics
+
+
+def row(title: str, cells: Iterable[Mapping[str, Any]], *, with_ap: bool = False) -> str:
+    """Return a row of a table."""
+    texts = [title]
+    for cell in cells:
+        nme = "-" if cell["nme"] is None else f"{cell['nme']:.1f} %"
+        shares = [cell["AP"]] * with_ap + [cell["AP50"], cell["recall_at_fppi"]["0.1"]]
+        texts.append(" / ".join([*(f"{share:.3f}" for share in shares), nme]))
+    return "| " + " | ".join(texts) + " |"
+
+
 def main() -> None:
-    """Print a table: a row a distortion, AP50, recall at 0.1 false positives a picture and NME of each model."""
+    """Print two tables a file: plain figures by source and size, then the distortions."""
     parser = argparse.ArgumentParser()
     parser.add_argument("models", nargs="+")
     parser.add_argument("--images", required=True)
@@ -112,24 +153,26 @@ def main() -> None:
     given = parser.parse_args()
     print_machine("torch", "albumentations")
     result: dict[str, Any] = {}
+
+    def record(name: str, cells: Sequence[dict[str, Any]]) -> None:
+        result[name] = dict(zip(given.models, cells, strict=True))
+        if given.json:
+            given.json.write_text(json.dumps(result))
+
     for file in given.annotations:
-        source = Coco(images=given.images, annotations=file, num_points=5)
-        print(f"\n{Path(file).stem}, every {given.every}. picture\n| distortion | " + " | ".join(given.models) + " |")
-        print("| --- |" + " --- |" * len(given.models))
-        for name, change in DISTORTIONS.items():
-            cells = []
-            for model in given.models:
-                cascade = Cascade.load(model, device="cpu")
-                seen = Distorted(source, change, given.every)
-                figures = evaluate_source(
-                    cascade, seen, {"coco": CocoEvaluator()}, min_object_px=_least_px(name, given.min_object)
-                ).metrics
-                result[f"{Path(file).stem}/{name}/{model}"] = figures
-                nme = "-" if figures["nme"] is None else f"{figures['nme']:.1f} %"
-                cells.append(f"{figures['AP50']:.3f} / {figures['recall_at_fppi']['0.1']:.3f} / {nme}")
-            print(f"| {name} | " + " | ".join(cells) + " |", flush=True)
-            if given.json:
-                given.json.write_text(json.dumps(result))
+        source, name = Coco(images=given.images, annotations=file, num_points=5), Path(file).stem
+        print(f"\n| {name} | " + " | ".join(given.models) + " |\n| --- |" + " --- |" * len(given.models))
+        cells = [figures(model, source, given.min_object, ["source", "size"]) for model in given.models]
+        record(name, cells)
+        print(row("all", cells, with_ap=True))
+        for group in cells[0]["groups"]:
+            print(row(group, [cell["groups"][group] for cell in cells], with_ap=True), flush=True)
+        print(f"| every {given.every}. picture |" + " |" * len(given.models))
+        for title, change in DISTORTIONS.items():
+            seen = Distorted(source, change, given.every)
+            cells = [figures(model, seen, _least_px(title, given.min_object)) for model in given.models]
+            record(f"{name}/{title}", cells)
+            print(row(title, cells), flush=True)
 
 
 def _least_px(distortion: str, min_object_px: float) -> float:
