@@ -25,6 +25,7 @@ from timing import print_machine
 
 from cascade_det import Annotations, Cascade, Detections
 from cascade_det.core.schema import Part, View
+from cascade_det.data.atomic import write_json_atomic
 from cascade_det.data.augment import PictureView
 from cascade_det.data.formats.coco import Coco
 from cascade_det.data.sources import Picture, Source
@@ -33,6 +34,7 @@ from cascade_det.evaluation.coco import Coco as CocoEvaluator
 from cascade_det.evaluation.run import EVALUATION_SCORE, evaluate_source
 
 Change = Callable[[Any, Annotations, np.random.Generator], tuple[Any, Annotations]]
+CARD_KEYS = ("AP", "AP50", "AP75", "recall_at_fppi", "nme", "nme_matched", "nme_total")
 _FLIP = np.array([1, 0, 2, 4, 3])
 
 
@@ -149,7 +151,10 @@ def main() -> None:
     parser.add_argument("--annotations", nargs="+", required=True)
     parser.add_argument("--every", type=int, default=3)
     parser.add_argument("--min-object", type=float, default=15)
-    parser.add_argument("--json", type=Path)
+    parser.add_argument("--json", type=Path, help="all figures")
+    parser.add_argument(
+        "--card", type=Path, help="plain figures of the first model, as `cascade-det models` shows them"
+    )
     given = parser.parse_args()
     print_machine("torch", "albumentations")
     result: dict[str, Any] = {}
@@ -159,11 +164,16 @@ def main() -> None:
         if given.json:
             given.json.write_text(json.dumps(result))
 
+    card: dict[str, Any] = {}
     for file in given.annotations:
         source, name = Coco(images=given.images, annotations=file, num_points=5), Path(file).stem
         print(f"\n| {name} | " + " | ".join(given.models) + " |\n| --- |" + " --- |" * len(given.models))
         cells = [figures(model, source, given.min_object, ["source", "size"]) for model in given.models]
         record(name, cells)
+        card[name] = {key: cells[0][key] for key in CARD_KEYS}
+        if given.card:
+            command = f"evaluate --images IMAGES --annotations {Path(file).name} --min-object {given.min_object:g}"
+            write_json_atomic(given.card, {"command": f"cascade-det {command}", "figures": card}, indent=1)
         print(row("all", cells, with_ap=True))
         for group in cells[0]["groups"]:
             print(row(group, [cell["groups"][group] for cell in cells], with_ap=True), flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Optional
@@ -87,21 +88,25 @@ def _print_keys() -> None:
 def models(
     json_file: Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result.")] = None,
 ) -> None:
-    """List the models that come with the package.
+    """List the models that come with the package, with their figures on the pictures that they were chosen by.
 
     Example:
 
     `cascade-det models`
     """
     from cascade_det.cascade import find_model
-    from cascade_det.core.shipped import shipped_names
+    from cascade_det.core.shipped import find_shipped, shipped_names
+    from cascade_det.evaluation.run import summary_line
     from cascade_det.model_file import load_model
 
     rows = []
     for name in shipped_names("models", ".safetensors"):
         recipe = load_model(find_model(name)).recipe
-        rows.append(
-            {"name": name, "category": recipe["object"]["category"], "description": recipe.get("description", "")}
-        )
-        print(f"{name:<16} {recipe['object']['category']:<12} {recipe.get('description', '')}")
+        category, description = recipe["object"]["category"], recipe.get("description", "")
+        beside = find_shipped("models", name, ".json")
+        figures = json.loads(beside.read_text(encoding="utf-8"))["figures"] if beside else {}
+        rows.append({"name": name, "category": category, "description": description, "figures": figures})
+        print(f"{name:<16} {category:<12} {description}")
+        for pictures, metrics in figures.items():
+            print(f"  {summary_line(pictures, metrics)}")
     write_json(json_file, rows)
