@@ -1,13 +1,14 @@
 """The FDDB protocol: discrete and continuous rate of faces over false positives.
 
 Source: Jain and Learned-Miller, "FDDB: A Benchmark for Face Detection in Unconstrained Settings", UM-CS-2010-009, and
-its evaluation program. Regions are pixel masks; the assignment of detections to faces is the one of the highest summed
-overlap. The program's own solver misses it now and then: on published detections its discrete curve is this one in every
-row and its continuous curve differs by at most 1.4e-5, on made-up crowded scenes by a true positive.
+its evaluation program. Regions are pixel masks; detections are assigned to faces so that the summed overlap is highest.
+The program's own solver misses that now and then: on published detections its discrete curve is this one in every row and
+its continuous curve differs by at most 1.4e-5; on made-up crowded scenes it may lose a true positive.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,7 +104,7 @@ def roc_of(overlaps: Sequence[Floats], scores: Sequence[Floats]) -> Roc:
     table = table[np.argsort(-table[:, 0], kind="stable")]
     # each image adds what it gains from one of its scores to the next lower one
     sums = np.cumsum(table[:, 1:], axis=0)
-    last = np.flatnonzero(np.append(np.diff(table[:, 0]) != 0, True))[::-1] if len(table) else []
+    last = _ends(table[:, 0])[::-1] - 1
     faces = sum(matrix.shape[1] for matrix in overlaps)
     if not faces:
         sums[:] = 0
@@ -112,22 +113,25 @@ def roc_of(overlaps: Sequence[Floats], scores: Sequence[Floats]) -> Roc:
 
 
 def _entries(overlaps: Floats, scores: Floats) -> Floats:
-    """Return rows of score, gain of faces found, of their overlaps and of detections at each distinct score, falling."""
+    """Return rows of score and of the gain in faces found, overlap and detections at each distinct score, falling."""
     if len(scores) == 0:
         return np.asarray([[_NO_DETECTION, 0, 0, 0]])
     order = np.argsort(-scores, kind="stable")
     scores, overlaps = scores[order], overlaps[order]
-    touching = (overlaps > 0).any(axis=1)
-    ends = np.flatnonzero(np.append(np.diff(scores) != 0, True)) + 1
-    totals = np.zeros((len(ends) + 1, 3))
-    solved = 0
-    for row, end in enumerate(ends.tolist(), start=1):
-        totals[row] = totals[row - 1]
-        if touching[solved:end].any():  # else the assignment stays
-            totals[row, :2] = _assigned(overlaps[:end][touching[:end]])
-            solved = end
-        totals[row, 2] = end
+    touching = np.asarray((overlaps > 0).any(axis=1))
+    ends = _ends(scores)
+    totals = [(0, 0.0, 0)]
+    for begin, end in itertools.pairwise([0, *ends.tolist()]):
+        found, overlap, _ = totals[-1]
+        if touching[begin:end].any():  # else the assignment stays
+            found, overlap = _assigned(overlaps[:end][touching[:end]])
+        totals.append((found, overlap, end))
     return np.column_stack([scores[ends - 1], np.diff(totals, axis=0)])
+
+
+def _ends(scores: Floats) -> NDArray[np.intp]:
+    """Return the index after each run of equal scores, which fall."""
+    return np.cumsum(np.unique(scores, return_counts=True)[1][::-1])
 
 
 def _assigned(overlaps: Floats) -> tuple[int, float]:
@@ -161,16 +165,23 @@ def _curves(roc: Roc) -> list[Curve]:
     if not roc.faces:
         return []
     return [
-        Curve("roc", name, roc.false_positives[::-1], rates[::-1], f"TPR {rates[0]:.3f}".replace(" 0.", " ."))
+        Curve("roc", name, roc.false_positives[::-1], rates[::-1], _legend(rates[0], roc.false_positives[0]))
         for name, rates in (("discrete", roc.rates(roc.discrete)), ("continuous", roc.rates(roc.continuous)))
     ]
+
+
+def _legend(rate: float, false_positives: float) -> str:
+    return f"TPR {rate:.3f} at {false_positives:.0f} FP".replace(" 0.", " .")
 
 
 def _files(roc: Roc) -> dict[str, str]:
     """Return both curves as text, in the order and the six digits of the program."""
     discrete, continuous = roc.rates(roc.discrete), roc.rates(roc.continuous)
-    rows = list(zip(discrete.tolist(), continuous.tolist(), roc.false_positives.tolist(), roc.scores.tolist(), strict=True))
     return {
-        "DiscROC.txt": "".join(f"{found:g} {false:g} {score:g}\n" for found, _, false, score in rows),
-        "ContROC.txt": "".join(f"{found:g} {false:g}\n" for _, found, false, _ in rows),
+        "DiscROC.txt": _lines(discrete, roc.false_positives, roc.scores),
+        "ContROC.txt": _lines(continuous, roc.false_positives),
     }
+
+
+def _lines(*columns: Floats) -> str:
+    return "".join(" ".join(f"{value:g}" for value in row) + "\n" for row in np.column_stack(columns).tolist())

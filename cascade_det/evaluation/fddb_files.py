@@ -141,7 +141,7 @@ def _read_blocks(file: Path, kinds: Collection[int]) -> FddbRegions:
     try:
         text = file.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read ({error}). Give blocks of an image, a count and its regions.") from error
+        raise DataError(f"{file} cannot be read ({error}). Give blocks of image, count and regions.") from error
     lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
     names, rows, place = [], [], 0
     while place < len(lines):

@@ -1,4 +1,4 @@
-"""Detections of a COCO results file for protocols that know images by name: `images.json` beside it says which is which.
+"""Detections of a COCO results file for protocols that know images by name, which `images.json` beside it tells.
 
 Both files are as `cascade-det detect --out` and `evaluate --out` write them.
 """
@@ -35,7 +35,7 @@ def read_named_results(file: Path, names: Sequence[str]) -> tuple[list[NDArray[n
     """
     records = _load_list(file, "a COCO results list, or a folder in the protocol's own form")
     images_file = file.with_name(_IMAGES)
-    images = _load_list(images_file, f"a list of id and path of each image, which says whose detections {file.name} has")
+    images = _load_list(images_file, "a list of id and path of each image, as `detect --out` writes it")
     row_of_id = _rows_by_id(images_file, images, names)
     values = _values(file, records)
     rows_of_image = defaultdict(list)
@@ -43,8 +43,8 @@ def read_named_results(file: Path, names: Sequence[str]) -> tuple[list[NDArray[n
         image_id = record.get("image_id")
         if not isinstance(image_id, (int, str)) or image_id not in row_of_id:
             raise DataError(
-                f"{file}: entry {row} has image_id {image_id!r}, which {images_file} does not have. Give a results file "
-                "with the images.json that was written with it."
+                f"{file}: entry {row} has image_id {image_id!r}, which {images_file} does not have. Give a results "
+                "file with the images.json that was written with it."
             )
         rows_of_image[row_of_id[image_id]].append(row)
     found = [values[rows_of_image.get(row, [])] for row in range(len(names))]
@@ -64,13 +64,11 @@ def match_names(paths: Sequence[str], names: Sequence[str]) -> list[int]:
     """
     by_last = defaultdict(list)
     for row, name in enumerate(names):
-        by_last[name.rsplit("/", 1)[-1]].append((tuple(name.split("/")), row))
+        by_last[name.rsplit("/", 1)[-1]].append((name.split("/"), row))
     rows: list[int] = []
     for path in paths:
         parts = PurePosixPath(path.replace("\\", "/")).with_suffix("").parts
-        fit = [
-            row for name, row in by_last.get(parts[-1], []) if all(a == b for a, b in zip(parts[::-1], name[::-1]))
-        ]
+        fit = [row for name, row in by_last.get(parts[-1], ()) if _one_ends_in_other(parts, name)]
         if len(fit) > 1:
             raise ValueError(f"the path {path!r} fits {names[fit[0]]} and {names[fit[1]]}")
         rows.append(fit[0] if fit else -1)
@@ -80,6 +78,10 @@ def match_names(paths: Sequence[str], names: Sequence[str]) -> list[int]:
             raise ValueError(f"the paths {taken[row]!r} and {path!r} are both {names[row]}")
         taken[row] = path
     return rows
+
+
+def _one_ends_in_other(a: Sequence[str], b: Sequence[str]) -> bool:
+    return all(own == other for own, other in zip(reversed(a), reversed(b), strict=False))
 
 
 def _rows_by_id(file: Path, images: Sequence[Mapping[str, Any]], names: Sequence[str]) -> dict[Any, int]:
@@ -92,7 +94,7 @@ def _rows_by_id(file: Path, images: Sequence[Mapping[str, Any]], names: Sequence
     try:
         rows = match_names([str(path) for path in paths], names)
     except ValueError as error:
-        raise DataError(f"{file}: {error}. Give each image the path of its own, with the folders of its name.") from error
+        raise DataError(f"{file}: {error}. Give each image its own path, with the folders of its name.") from error
     if not any(row >= 0 for row in rows):
         seen = f"such as {paths[0]}" if paths else "it lists none"
         raise DataError(
@@ -111,7 +113,8 @@ def _warnings(file: Path, rows: Sequence[int], names: Sequence[str]) -> list[str
             f"{absent[0]}."
         )
     if -1 in found:
-        warnings.append(f"{list(rows).count(-1):,} of {len(rows):,} images in {file} are not in the truth, thus unused.")
+        unused = list(rows).count(-1)
+        warnings.append(f"{unused:,} of {len(rows):,} images in {file} are not in the truth and unused.")
     return warnings
 
 
@@ -138,7 +141,7 @@ def _values(file: Path, records: Sequence[Mapping[str, Any]]) -> NDArray[np.floa
     wrong = np.flatnonzero(~(np.abs(values) < FARTHEST).all(axis=1))
     if len(wrong):
         raise DataError(
-            f"{file}: entry {wrong[0]} is {records[wrong[0]]!r:.120}. Give each a `bbox` of four numbers x, y, w, h and "
-            "a `score`, all finite."
+            f"{file}: entry {wrong[0]} is {records[wrong[0]]!r:.120}. Give each a `bbox` of four numbers x, y, w, h "
+            "and a `score`, all finite."
         )
     return values

@@ -85,19 +85,22 @@ def score_levels(
         detections: for each image ``(N, 5)`` x y w h score in any order; of equal scores the first comes first.
     """
     ordered = [rows[np.argsort(-rows[:, 4], kind="stable")] for rows in detections]
-    scores = normalised_scores(np.concatenate([rows[:, 4] for rows in ordered]) if ordered else np.zeros(0))
-    first_box = np.cumsum([0, *map(len, boxes_xywh)])  # boxes of all images in one row
-    own = [hit_boxes(rows[:, :4], boxes) for rows, boxes in zip(ordered, boxes_xywh, strict=True)]
-    hits = np.concatenate([np.where(hit >= 0, hit + first, -1) for hit, first in zip(own, first_box)] or [np.zeros(0, np.intp)])
+    scores = normalised_scores(np.concatenate([np.zeros(0), *(rows[:, 4] for rows in ordered)]))
+    *first_box, boxes = np.cumsum([0, *map(len, boxes_xywh)]).tolist()  # the boxes of all images in one row
+    hits = [hit_boxes(rows[:, :4], boxes) for rows, boxes in zip(ordered, boxes_xywh, strict=True)]
+    hit = _joined([np.where(own >= 0, own + first, -1) for own, first in zip(hits, first_box, strict=True)])
     # the toolbox passes over images without a box, so detections there are no false positives
-    seen = np.repeat([len(boxes) > 0 for boxes in boxes_xywh], [len(rows) for rows in ordered]).astype(bool)
-    scores, hits = scores[seen], hits[seen]
+    seen = np.repeat([len(own) > 0 for own in boxes_xywh], [len(rows) for rows in ordered]).astype(bool)
     levels = {}
-    for level, rows_of_images in counted.items():
-        counts = np.zeros(first_box[-1], bool)
-        counts[np.concatenate([rows + first for rows, first in zip(rows_of_images, first_box)])] = True
-        levels[level] = _level_score(scores, hits, counts, sum(map(len, rows_of_images)))
+    for level, of_images in counted.items():
+        counts = np.zeros(boxes, bool)
+        counts[_joined([rows + first for rows, first in zip(of_images, first_box, strict=True)])] = True
+        levels[level] = _level_score(scores[seen], hit[seen], counts, sum(map(len, of_images)))
     return levels
+
+
+def _joined(rows: Sequence[NDArray[np.intp]]) -> NDArray[np.intp]:
+    return np.concatenate([np.zeros(0, np.intp), *rows])
 
 
 def normalised_scores(scores: Floats) -> Floats:
@@ -109,10 +112,11 @@ def normalised_scores(scores: Floats) -> Floats:
     >>> normalised_scores(np.array([1.0, 3.0, 2.0]))
     array([0. , 1. , 0.5])
     """
-    low = np.float32(scores.min(initial=np.finfo(np.float32).max))
-    high = np.float32(scores.max(initial=np.finfo(np.float32).tiny))
-    with np.errstate(all="ignore"):
-        return ((scores.astype(np.float32) - low) / (high - low)).astype(np.float64)
+    limits = np.finfo(np.float32)
+    single = scores.astype(np.float32)
+    low, high = single.min(initial=limits.max), single.max(initial=limits.tiny)
+    with np.errstate(invalid="ignore"):
+        return ((single - low) / (high - low)).astype(np.float64)
 
 
 def hit_boxes(detections_xywh: Floats, boxes_xywh: Floats) -> NDArray[np.intp]:
@@ -142,20 +146,19 @@ def _overlaps(a_xywh: Floats, b_xywh: Floats) -> Floats:
     return np.divide(both, either, out=np.zeros_like(both), where=(shared > 0).all(axis=2))
 
 
-def _level_score(scores: Floats, hits: NDArray[np.intp], counts: NDArray[np.bool_], faces: int) -> LevelScore:
+def _level_score(scores: Floats, hit: NDArray[np.intp], counts: NDArray[np.bool_], faces: int) -> LevelScore:
     """Return the curve of detections that are in order within each image.
 
     Args:
-        scores, hits: ``(N,)`` normalised score and box, -1 for none.
+        scores, hit: ``(N,)`` normalised score and box of each, -1 for none.
         counts: ``(G,)`` which boxes count.
         faces: how many that are.
     """
-    on_counted = np.zeros(len(hits), bool)
-    on_counted[hits >= 0] = counts[hits[hits >= 0]]
-    first_on_box = np.zeros(len(hits), bool)
-    first_on_box[np.unique(hits, return_index=True)[1]] = True
-    proposals = _at_or_above(scores[on_counted | (hits < 0)])
-    recalled = _at_or_above(scores[on_counted & first_on_box])
+    counted = np.append(counts, False)[hit]  # -1 is the last
+    first = np.zeros(len(hit), bool)
+    first[np.unique(hit, return_index=True)[1]] = True
+    proposals = _at_or_above(scores[counted | (hit < 0)])
+    recalled = _at_or_above(scores[counted & first])
     with np.errstate(divide="ignore", invalid="ignore"):
         precision, recall = recalled / proposals, recalled / np.float64(faces)
     return LevelScore(precision, recall, average_precision(precision, recall) if faces else None)

@@ -15,7 +15,7 @@ import scipy.io
 from numpy.typing import NDArray
 
 from cascade_det.errors import DataError
-from cascade_det.evaluation.named_results import read_named_results
+from cascade_det.evaluation.named_results import FARTHEST, read_named_results
 
 LEVELS = ("easy", "medium", "hard")
 ALL = "all"
@@ -89,7 +89,7 @@ def _read_folder(folder: Path, names: Sequence[str]) -> WiderPredictions:
         rows.append(np.zeros((0, _COLUMNS)))
         try:
             lines = file.read_text(encoding="utf-8", errors="replace").splitlines()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             missing.append(file)
             continue
         lines = [line for line in lines if line.strip()]
@@ -98,8 +98,8 @@ def _read_folder(folder: Path, names: Sequence[str]) -> WiderPredictions:
         except ValueError:
             broken.append(file)
             continue
-        if not np.isfinite(rows[-1]).all():
-            raise DataError(f"{file}: a detection has a number that is not finite. Correct or remove the line.")
+        if not (np.abs(rows[-1]) < FARTHEST).all():
+            raise DataError(f"{file}: a detection has a number that is not finite. Correct or remove its line.")
         if len(lines) > 2 + len(rows[-1]):
             longer.append(file)
     return WiderPredictions(
@@ -133,8 +133,9 @@ def _read_mats(folder: Path) -> WiderTruth:
     except (AttributeError, TypeError, ValueError) as error:
         raise _not_of_the_toolbox(folder / _FACES_MAT, error) from error
     if len(names) != len(boxes) or not names:
-        raise DataError(f"{folder / _FACES_MAT} names {len(names)} images and has boxes of {len(boxes)}. Fetch it anew.")
-    return WiderTruth(names, boxes, {level: _level(folder / _LEVEL_MAT.format(level), names, boxes) for level in LEVELS})
+        raise _not_of_the_toolbox(folder / _FACES_MAT, f"{len(names)} images and boxes of {len(boxes)}")
+    levels = {level: _level(folder / _LEVEL_MAT.format(level), names, boxes) for level in LEVELS}
+    return WiderTruth(names, boxes, levels)
 
 
 def _level(file: Path, names: Sequence[str], boxes: Sequence[NDArray[np.float64]]) -> list[NDArray[np.intp]]:
@@ -162,7 +163,8 @@ def _load(file: Path, *keys: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = scipy.io.loadmat(file, variable_names=keys)
     except Exception as error:  # the reader raises nearly anything for damaged data
-        raise DataError(f"{file} is no readable MATLAB file ({error or type(error).__name__}). Fetch it anew.") from error
+        why = error or type(error).__name__
+        raise DataError(f"{file} is no readable MATLAB file ({why}). Fetch the toolbox's own.") from error
     missing = [key for key in keys if key not in content]
     if missing:
         raise DataError(f"{file} has no {', '.join(missing)}. Give the folder of the toolbox's own files: {_MATS}.")
@@ -181,8 +183,8 @@ def _inner(cells: NDArray[Any]) -> list[NDArray[Any]]:
     return [inner for outer in cells.ravel() for inner in outer.ravel()]
 
 
-def _not_of_the_toolbox(file: Path, error: Exception) -> DataError:
-    return DataError(f"{file}: its lists are not nested as the toolbox's are ({error}). Fetch the toolbox's own file.")
+def _not_of_the_toolbox(file: Path, why: object) -> DataError:
+    return DataError(f"{file}: its lists are not those of the toolbox ({why}). Fetch the toolbox's own file.")
 
 
 def _read_text(file: Path) -> WiderTruth:
