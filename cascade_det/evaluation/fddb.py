@@ -2,7 +2,7 @@
 
 Source: Jain and Learned-Miller, "FDDB: A Benchmark for Face Detection in Unconstrained Settings", UM-CS-2010-009, and
 its evaluation program. Regions are pixel masks; detections are assigned to faces so that the summed overlap is highest.
-The program's own solver misses that now and then: on published detections its discrete curve is this one in every row and
+The program's own solver misses that now and then. On published detections its discrete curve is this one in every row,
 its continuous curve differs by at most 1.4e-5; on made-up crowded scenes it may lose a true positive.
 """
 
