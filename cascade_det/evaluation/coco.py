@@ -263,7 +263,7 @@ def _warnings(given: Given) -> list[str]:
             "matched like any other."
         )
     most = max(COCO_LIMITS)
-    over = int((np.unique(given.found.picture, return_counts=True)[1] > most).sum()) if len(given.scores) else 0
+    over = int((np.unique(given.found.picture, return_counts=True)[1] > most).sum())
     if over:
         told.append(f"{given.found_file}: {over:,} pictures have more than {most} detections; the best {most} count.")
     return told

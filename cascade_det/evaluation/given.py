@@ -106,7 +106,7 @@ def read_given(predictions: Path, annotations: Path) -> Given:
     categories = _rows_of_categories(annotations, data["categories"])
     objects = wanted_objects(annotations, data["annotations"], pictures, dict.fromkeys(categories, True))
     for record in objects:
-        place = f"{annotations}: annotation {shown(record['id'])}"
+        place = place_of_object(annotations, record)
         if not _is_box(numbers(place, record, "bbox", 4)):
             raise DataError(f"{place} {_BOX}, it has {shown(record['bbox'])}.")
     results = _results(predictions, pictures)
@@ -134,10 +134,20 @@ def number_column(given: Given, field: str) -> NDArray[np.float64]:
     for record in given.truth.records:
         value = record.get(field)
         if value is not None and not _is_finite(value):
-            place = f"{given.truth_file}: annotation {shown(record['id'])}"
+            place = place_of_object(given.truth_file, record)
             raise DataError(f"{place} has {field} {shown(value)}. Give it a finite number, or leave the field out.")
         values.append(math.nan if value is None else real(value))
     return np.asarray(values, np.float64)
+
+
+def place_of_object(file: Path, record: Record) -> str:
+    """Return how an error names an annotation of the truth."""
+    return f"{file}: annotation {shown(record['id'])}"
+
+
+def place_of_result(file: Path, number: int) -> str:
+    """Return how an error names a detection, by its place in the list."""
+    return f"{file}: entry {number} (the first is 0)"
 
 
 def corners_of(boxes_xywh: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -201,7 +211,7 @@ def _results(file: Path, pictures: Mapping[int, int]) -> list[Record]:
     for number, record in enumerate(results):
         fault = _fault(record, pictures)
         if fault:
-            raise DataError(f"{file}: entry {number} (the first is 0) {fault}.")
+            raise DataError(f"{place_of_result(file, number)} {fault}.")
     return results
 
 
@@ -230,8 +240,8 @@ def _categories_of(
         for number, key in enumerate(ids):
             if key not in categories:
                 raise DataError(
-                    f"{file}: entry {number} (the first is 0) has category_id {shown(key)}. Choose among the truth's, "
-                    f"which are {some(categories)}."
+                    f"{place_of_result(file, number)} has category_id {shown(key)}. Choose among the truth's, which "
+                    f"are {some(categories)}."
                 )
         return [categories[key] for key in ids], []
     strange = set(ids) - {CATEGORY_ID, *categories}

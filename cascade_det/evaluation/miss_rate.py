@@ -166,7 +166,8 @@ def score_miss_rate(predictions: Path, annotations: Path, *, variant: Variant = 
     """Return MR-2 of each set-up, recall at 0.01, 0.1 and 1 false positives an image, and the scores that give them.
 
     An object's height is its box's. Where no point of the curve has so few false positives the recall is 0 and the
-    score None; without an object that counts both figures are -1. Detections of equal score are points of their own.
+    score None; without an object that counts MR-2 and recall are -1. Detections of equal score are points of their own.
+    With several categories a detection takes objects of its own category alone; counts run over all.
 
     Args:
         predictions: a COCO results list.

@@ -20,13 +20,14 @@ from cascade_det.core.geometry import box_sides, iou_matrix
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.formats.coco_records import FARTHEST_PX, Record, numbers, shown
 from cascade_det.errors import DataError
-from cascade_det.evaluation.given import Given, corners_of, read_given
+from cascade_det.evaluation.given import Given, corners_of, place_of_object, place_of_result, read_given
 from cascade_det.evaluation.protocol import Curve, ProtocolResult
 
 FAILURE_PERCENT = 10.0
 MIN_KNOWN_POINTS = 3
 MIN_SCORE = 0.5
 MIN_IOU = 0.5
+_INVISIBLE, _VISIBLE = 1, 2  # COCO's flags of points; 0 is not labelled
 
 
 class Normaliser(str, Enum):
@@ -200,18 +201,15 @@ def _distribution(errors: PointErrors, normaliser: Normaliser) -> list[Curve]:
 def _with_points(given: Given) -> tuple[list[Annotations], list[Detections], int]:
     """Return truth and detections of each picture and category, and how many points are marked invisible."""
     num_points = _number_of_points(given)
-    places = [f"{given.truth_file}: annotation {shown(record['id'])}" for record in given.truth.records]
-    flagged = _triples(places, given.truth.records, num_points, optional=True)
-    places = [f"{given.found_file}: entry {number} (the first is 0)" for number in range(len(given.found.records))]
-    points = _triples(places, given.found.records, num_points, optional=False)[..., :2].astype(np.float32)
+    objects = [(place_of_object(given.truth_file, record), record) for record in given.truth.records]
+    results = [(place_of_result(given.found_file, number), record) for number, record in enumerate(given.found.records)]
+    of_truth, of_found = _triples(objects, num_points, optional=True), _triples(results, num_points, optional=False)
     boxes, found_boxes = (corners_of(part.boxes_xywh).astype(np.float32) for part in (given.truth, given.found))
-    truth_points, scores = flagged[..., :2].astype(np.float32), given.scores.astype(np.float32)
-    truth, found = [], []
-    for objects, rows in given.groups():
-        known = flagged[objects, :, 2] == 2
-        truth.append(Annotations(boxes[objects], given.ignore[objects], truth_points[objects], known))
-        found.append(Detections(found_boxes[rows], scores[rows], points[rows]))
-    return truth, found, int((flagged[..., 2] == 1).sum())
+    truth = Annotations(boxes, given.ignore, of_truth[..., :2], of_truth[..., 2] == _VISIBLE)
+    found = Detections(found_boxes, given.scores.astype(np.float32), of_found[..., :2])
+    groups = list(given.groups())
+    invisible = int((of_truth[..., 2] == _INVISIBLE).sum())
+    return [truth[rows] for rows, _ in groups], [found[rows] for _, rows in groups], invisible
 
 
 def _number_of_points(given: Given) -> int:
@@ -227,10 +225,15 @@ def _number_of_points(given: Given) -> int:
     return longest // 3
 
 
-def _triples(places: Sequence[str], records: Sequence[Record], num_points: int, optional: bool) -> NDArray[np.float64]:
-    """Return ``(N, K, 3)`` x y flag of each point; where optional, an entry may have no `keypoints`: all are 0."""
-    triples = np.zeros((len(records), num_points, 3))
-    for row, (place, record) in enumerate(zip(places, records, strict=True)):
+def _triples(placed: Sequence[tuple[str, Record]], num_points: int, optional: bool) -> NDArray[np.float32]:
+    """Return ``(N, K, 3)`` x y flag of each point; where optional, an entry may have no `keypoints`: all are 0.
+
+    Args:
+        placed: how an error names each entry, and the entry.
+        num_points, optional: how many points an entry must have, and whether it may have none.
+    """
+    triples = np.zeros((len(placed), num_points, 3), np.float32)
+    for row, (place, record) in enumerate(placed):
         if num_points == 0 or (optional and not record.get("keypoints")):
             continue
         values = np.asarray(numbers(place, record, "keypoints", 3 * num_points))

@@ -199,6 +199,12 @@ def test_curves(write_files: WriteFiles) -> None:
     ]
 
 
+def test_categories_are_matched_apart_and_counted_together(write_files: WriteFiles) -> None:
+    found = [(1, A, 0.9, {"category_id": 2}), (1, B, 0.8)]
+    recall = score_miss_rate(*write_files(found, [(1, A), (1, B)], categories=[1, 2])).figures["recall_at_fppi"]["All"]
+    assert recall == {"0.01": 0, "0.1": 0, "1": 0.5}
+
+
 def test_a_wrong_visibility_is_told(write_files: WriteFiles) -> None:
     with pytest.raises(DataError, match="annotation 1 has vis_ratio 'low'"):
         score_miss_rate(*write_files([], [(1, A, {"vis_ratio": "low"})]))
