@@ -51,21 +51,20 @@ def score_wider(predictions: Path, annotations: Path) -> ProtocolResult:
         DataError: a file cannot be used; the message names it and what to do.
     """
     truth = read_truth(annotations)
-    found = read_predictions(predictions, truth.names)
-    levels = score_levels(truth.boxes_xywh, truth.counted, found.rows)
+    detections, warnings = read_predictions(predictions, truth.names)
+    levels = score_levels(truth.boxes_xywh, truth.counted, detections)
     curves = [
         Curve("precision-recall", level, score.recall, score.precision, f"AP {score.ap:.3f}".replace(" 0.", " ."))
         for level, score in levels.items()
         if score.ap is not None
     ]
-    warnings = list(found.warnings)
     if ALL in levels:
         warnings.append(
             f"{annotations} has no levels: every face counts, which no published figure means. For easy, medium and "
             "hard give the folder of the toolbox's .mat files."
         )
-    scores = np.concatenate([rows[:, 4] for rows in found.rows])
-    if len(scores) and np.isnan(normalised_scores(scores)).any():
+    scores = np.concatenate([rows[:, 4] for rows in detections])
+    if np.isnan(normalised_scores(scores)).any():
         warnings.append(
             f"All {len(scores):,} detections have the score {scores[0]:g}; the protocol scales scores by their range, "
             "so none passes a threshold and every AP is 0."

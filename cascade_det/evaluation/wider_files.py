@@ -40,14 +40,6 @@ class WiderTruth:
     counted: Mapping[str, list[NDArray[np.intp]]]
 
 
-@dataclass(frozen=True, eq=False)
-class WiderPredictions:
-    """For each of P images rows ``(N, 5)`` float64 x y w h score in the order of the file, and what was forgiven."""
-
-    rows: list[NDArray[np.float64]]
-    warnings: list[str]
-
-
 def read_truth(path: Path) -> WiderTruth:
     """Return the levels of the four files of the toolbox in folder `path`, or one level of a text file.
 
@@ -63,15 +55,21 @@ def read_truth(path: Path) -> WiderTruth:
     return _read_text(path)
 
 
-def read_predictions(path: Path, names: Sequence[str]) -> WiderPredictions:
-    """Return the detections of each image of `names`: of ``EVENT/IMAGE.txt`` in a folder, or of a COCO results file.
+def read_predictions(path: Path, names: Sequence[str]) -> tuple[list[NDArray[np.float64]], list[str]]:
+    """Return the detections of each image of `names`, and a warning for each thing that was forgiven.
+
+    Args:
+        path: a folder of ``EVENT/IMAGE.txt``, or a COCO results file.
+        names: ``EVENT/IMAGE``.
+
+    Returns:
+        For each name rows ``(N, 5)`` float64 x y w h score in the order of the file.
 
     Raises:
         DataError: there is no such path, the folder has none of the events, or the file is wrong.
     """
     if not path.is_dir():
-        rows, warnings = read_named_results(path, names)
-        return WiderPredictions(rows, warnings)
+        return read_named_results(path, names)
     events = sorted({name.split("/", maxsplit=1)[0] for name in names})
     if not any((path / event).is_dir() for event in events):
         raise DataError(
@@ -81,7 +79,7 @@ def read_predictions(path: Path, names: Sequence[str]) -> WiderPredictions:
     return _read_folder(path, names)
 
 
-def _read_folder(folder: Path, names: Sequence[str]) -> WiderPredictions:
+def _read_folder(folder: Path, names: Sequence[str]) -> tuple[list[NDArray[np.float64]], list[str]]:
     rows: list[NDArray[np.float64]] = []
     missing, broken, longer = [], [], []
     for name in names:
@@ -102,18 +100,13 @@ def _read_folder(folder: Path, names: Sequence[str]) -> WiderPredictions:
             raise DataError(f"{file}: a detection has a number that is not finite. Correct or remove its line.")
         if len(lines) > 2 + len(rows[-1]):
             longer.append(file)
-    return WiderPredictions(
-        rows,
-        [
-            f"{len(files):,} of {len(names):,} images {what}; the first is {files[0]}."
-            for files, what in (
-                (missing, "have no file and count as without detections"),
-                (broken, "count as without detections, since their file states more than it holds or a line is short"),
-                (longer, "have lines beyond the count that their file states, which are unused"),
-            )
-            if files
-        ],
+    forgiven = (
+        (missing, "have no file and count as without detections"),
+        (broken, "count as without detections, since their file states more than it holds or a line is short"),
+        (longer, "have lines beyond the count that their file states, which are unused"),
     )
+    total = f"{len(names):,} images"
+    return rows, [f"{len(files):,} of {total} {what}; the first is {files[0]}." for files, what in forgiven if files]
 
 
 def _parse(lines: Sequence[str]) -> NDArray[np.float64]:

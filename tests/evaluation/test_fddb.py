@@ -290,6 +290,13 @@ def test_coco_results(tmp_path: Path) -> None:
     assert ["1 of 3 images are not in" in text for text in result.warnings] == [True]
 
 
+def test_a_path_that_fits_two_images_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "images.json").write_text(json.dumps([{"id": 1, "path": "img_1.jpg"}]))
+    (tmp_path / "detections.json").write_text("[]")
+    with pytest.raises(DataError, match=rf"images.json: the path 'img_1.jpg' fits {NAMES[0]} and {NAMES[2]}"):
+        score_fddb(tmp_path / "detections.json", truth_file(tmp_path, [FACE]), image_sizes=sizes_file(tmp_path))
+
+
 def scored(folder: Path, detections: str) -> None:
     score_fddb(written(folder, detections), truth_file(folder, [FACE]), image_sizes=sizes_file(folder))
 
