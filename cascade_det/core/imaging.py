@@ -300,6 +300,14 @@ def _whole_pixels(boxes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[np.
     return np.concatenate([first, end], axis=1).astype(np.intp)
 
 
+def mirror_crops(crops: Pixels) -> Pixels:
+    """Return crops ``(B, h, w, 3)`` uint8 with left and right exchanged; several times as fast as a slice of step -1."""
+    if crops.size == 0:
+        return crops
+    flipped: Pixels = cv2.flip(crops.reshape(-1, crops.shape[2], 3), 1).reshape(crops.shape)
+    return flipped
+
+
 def write_image(path: Path, image: Pixels) -> None:
     """Write an RGB picture; the suffix of `path` chooses the format, and its folder is made if missing.
 

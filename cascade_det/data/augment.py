@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.core.geometry import box_sides, coverage_matrix, mirror_truth
-from cascade_det.core.imaging import Resample, Resampler
+from cascade_det.core.imaging import Resample, Resampler, mirror_crops
 from cascade_det.core.schema import JitterSection, Part, View
 from cascade_det.core.types import Annotations, CropTruth
 from cascade_det.errors import RecipeError, choices
@@ -137,7 +137,7 @@ def jitter_batch(
     rows = len(pixels)
     mirrored = rng.random(rows) < jitter.mirror
     crops = pixels.copy()
-    crops[mirrored] = pixels[mirrored, :, ::-1]
+    crops[mirrored] = mirror_crops(pixels[mirrored])
     _cover(crops, np.flatnonzero(rng.random(rows) < jitter.cover), rng)
     batch = crops.astype(np.float32)
     grey = np.flatnonzero(rng.random(rows) < jitter.grey)

@@ -71,7 +71,7 @@ def read_predictions(path: Path, names: Sequence[str]) -> tuple[list[NDArray[np.
     if not path.is_dir():
         return read_named_results(path, names)
     events = sorted({name.split("/", maxsplit=1)[0] for name in names})
-    if not any((path / event).is_dir() for event in events):
+    if any(path.iterdir()) and not any((path / event).is_dir() for event in events):
         raise DataError(
             f"{path} holds a folder for none of the {len(events)} events of the truth, such as {events[0]}. Give the "
             "folder in which EVENT/IMAGE.txt lie, or a COCO results file with images.json beside it."

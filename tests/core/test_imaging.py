@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from cascade_det.core.imaging import read_image, to_image, write_image
+from cascade_det.core.imaging import mirror_crops, read_image, to_image, write_image
 from cascade_det.errors import DataError
 
 quick = settings(deadline=None, max_examples=40)
@@ -260,3 +260,11 @@ def test_write_reads_back(tmp_path: Path) -> None:
     np.testing.assert_array_equal(read_image(tmp_path / "new" / "picture.png"), RGB)
     with pytest.raises(DataError, match=r"suffix '\.xyz'; use \.png"):
         write_image(tmp_path / "picture.xyz", RGB)
+
+
+@pytest.mark.parametrize("shape", [(0, 4, 5, 3), (1, 1, 1, 3), (3, 4, 5, 3), (2, 40_000, 2, 3)])
+def test_mirror_crops(shape: tuple[int, ...]) -> None:
+    crops = np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8)
+    before = crops.copy()
+    assert np.array_equal(mirror_crops(crops), before[:, :, ::-1])
+    assert np.array_equal(crops, before)
