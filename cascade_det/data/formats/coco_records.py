@@ -21,7 +21,7 @@ Record = Mapping[str, Any]
 _PICTURE_KEYS = frozenset({"id", "file_name", "width", "height"})
 _OBJECT_KEYS = frozenset({"id", "image_id", "category_id", "iscrowd", "ignore", "num_keypoints"})
 _LONGEST_PX = 1_000_000  # of a picture's side
-_FARTHEST_PX = 1e7  # of a box or point from the corner: float32 resolves whole pixels up to here
+FARTHEST_PX = 1e7  # of a box or point from the corner: float32 resolves whole pixels up to here
 
 
 def load_file(file: Path) -> tuple[dict[str, Any], str]:
@@ -56,18 +56,18 @@ def picture_of(file: Path, record: Record) -> Picture:
     """Return one entry of `images`; raises a `DataError` with its id and the value that is wrong."""
     image_id, name = record.get("id"), record.get("file_name")
     if type(image_id) is not int or abs(image_id) >= 2**63:
-        raise DataError(f"{file}: the picture {_shown(name)} has the id {_shown(image_id)}. Give it a whole number.")
+        raise DataError(f"{file}: the picture {shown(name)} has the id {shown(image_id)}. Give it a whole number.")
     _check_name(file, image_id, name)
     for key in ("height", "width"):
         side = record.get(key)
         if side is None or type(side) not in (int, float) or not 1 <= side <= _LONGEST_PX or side != side // 1:
-            raise DataError(f"{file}: picture {image_id} has {key} {_shown(side)}. Give it its size in pixels.")
+            raise DataError(f"{file}: picture {image_id} has {key} {shown(side)}. Give it its size in pixels.")
     fields = {key: value for key, value in record.items() if key not in _PICTURE_KEYS and _is_scalar(value)}
     return Picture(image_id, str(name), (int(record["height"]), int(record["width"])), fields)
 
 
 def _check_name(file: Path, image_id: int, name: object) -> None:
-    where = f"{file}: picture {image_id} has the file_name {_shown(name)}"
+    where = f"{file}: picture {image_id} has the file_name {shown(name)}"
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}. Give it the name of its file.")
     if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
@@ -90,25 +90,25 @@ def wanted_objects(
     seen: set[int | str] = set()
     for record in records:
         key = record.get("id")
-        if not _is_id(key):
-            owner = _shown(record.get("image_id"))
-            raise DataError(f"{file}: an annotation of picture {owner} has the id {_shown(key)}. Give it a number.")
+        if not is_id(key):
+            owner = shown(record.get("image_id"))
+            raise DataError(f"{file}: an annotation of picture {owner} has the id {shown(key)}. Give it a number.")
         if key in seen:
-            raise DataError(f"{file}: two annotations have the id {_shown(key)}. Give each its own id.")
+            raise DataError(f"{file}: two annotations have the id {shown(key)}. Give each its own id.")
         seen.add(key)
         for name, known, what in (("image_id", pictures, "picture"), ("category_id", wanted, "category")):
             value = record.get(name)
-            if not _is_id(value) or value not in known:
+            if not is_id(value) or value not in known:
                 ids = f" Its ids are {some(known)}." if what == "category" else ""
                 raise DataError(
-                    f"{file}: annotation {_shown(key)} has {name} {_shown(value)}, but there is no {what} of this id."
+                    f"{file}: annotation {shown(key)} has {name} {shown(value)}, but there is no {what} of this id."
                     f"{ids} Add the {what} to the file, or correct or remove the annotation."
                 )
         for name in ("iscrowd", "ignore"):
             value = record.get(name)
             if value is not None and not (isinstance(value, (int, float)) and value in (0, 1)):
                 raise DataError(
-                    f"{file}: annotation {_shown(key)} has {name} {_shown(value)}. Choices: 0 (counts), 1 (ignored)."
+                    f"{file}: annotation {shown(key)} has {name} {shown(value)}. Choices: 0 (counts), 1 (ignored)."
                 )
     return [record for record in records if wanted[record["category_id"]]]
 
@@ -136,7 +136,7 @@ class ObjectRows:
         if not wanted:
             self.left_out["objects of other categories"] += 1
             return
-        x, y, width, height = _numbers(self._file, record, "bbox", 4)
+        x, y, width, height = numbers(self._place(record), record, "bbox", 4)
         edges = [x, y, x + width, y + height]
         why = _fault(edges, self._pictures[picture].image_hw)
         if why:
@@ -149,6 +149,9 @@ class ObjectRows:
         self.points.append(points)
         self.known.append(known)
 
+    def _place(self, record: Record) -> str:
+        return f"{self._file}: annotation {shown(record['id'])}"
+
     def _keypoints(self, record: Record) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return points ``(K, 2)``, 0 where unknown, and which are known, ``(K,)``."""
         given = record.get("keypoints")
@@ -156,13 +159,13 @@ class ObjectRows:
             return np.zeros((self._num_points, 2)), np.zeros(self._num_points, bool)
         if isinstance(given, list) and len(given) % 3 == 0 and len(given) != 3 * self._num_points:
             raise DataError(
-                f"{self._file}: annotation {_shown(record['id'])} has {len(given) // 3} keypoints, but the recipe's "
+                f"{self._file}: annotation {shown(record['id'])} has {len(given) // 3} keypoints, but the recipe's "
                 f"object has {self._num_points}. Name the points of this file under `object.points`, or use a file "
                 "that fits."
             )
-        triples = np.asarray(_numbers(self._file, record, "keypoints", 3 * self._num_points)).reshape(-1, 3)
+        triples = np.asarray(numbers(self._place(record), record, "keypoints", 3 * self._num_points)).reshape(-1, 3)
         absent = triples[:, 2] <= 0  # NaN is not absent but wrong
-        usable = np.isfinite(triples[:, 2]) & (np.abs(triples[:, :2]) <= _FARTHEST_PX).all(axis=1)
+        usable = np.isfinite(triples[:, 2]) & (np.abs(triples[:, :2]) <= FARTHEST_PX).all(axis=1)
         broken = int((~absent & ~usable).sum())
         if broken:
             self.left_out["points that are not finite"] += broken
@@ -179,7 +182,7 @@ def _fault(edges: Sequence[float], image_hw: tuple[int, int]) -> str:
         return "boxes without area"
     if x0 >= image_hw[1] or y0 >= image_hw[0] or x1 <= 0 or y1 <= 0:
         return "boxes outside their picture"
-    if max(map(abs, edges)) > _FARTHEST_PX:
+    if max(map(abs, edges)) > FARTHEST_PX:
         return "boxes that reach too far"
     thin = np.float32(x1) <= np.float32(x0) or np.float32(y1) <= np.float32(y0)
     return "boxes without area" if thin else ""
@@ -198,7 +201,7 @@ def columns(records: Sequence[Record], all_records: Sequence[Record]) -> dict[st
         elif all(type(value) is int and abs(value) < 2**63 for value in values):
             found[name] = np.asarray(own, np.int64)
         elif all(type(value) in (int, float) for value in values):
-            found[name] = np.asarray([_real(value) for value in own], np.float64)
+            found[name] = np.asarray([real(value) for value in own], np.float64)
         else:
             texts = [str(value) if _is_scalar(value) else "" for value in own]
             found[name] = np.asarray(texts, f"<U{max(len(str(v)) for v in values if _is_scalar(v)) or 1}")
@@ -207,20 +210,24 @@ def columns(records: Sequence[Record], all_records: Sequence[Record]) -> dict[st
 
 def some(values: Iterable[object], most: int = 12) -> str:
     """Return the first of `values` in order, for an error message."""
-    shown = sorted(map(_shown, values))
-    return ", ".join(shown[:most]) + (", ..." if len(shown) > most else "") if shown else "(none)"
+    texts = sorted(map(shown, values))
+    return ", ".join(texts[:most]) + (", ..." if len(texts) > most else "") if texts else "(none)"
 
 
-def _numbers(file: Path, record: Record, key: str, count: int) -> list[float]:
+def numbers(place: str, record: Record, key: str, count: int) -> list[float]:
+    """Return the list of `count` numbers that an entry has under `key`; what is no list of them is refused.
+
+    Args:
+        place: file and entry, as the message names them.
+        record, key, count: what is read. The numbers may be infinite or NaN.
+    """
     values = record.get(key)
     if not isinstance(values, list) or len(values) != count or not all(type(v) in (int, float) for v in values):
-        raise DataError(
-            f"{file}: annotation {_shown(record['id'])} needs {count} numbers as `{key}`, it has {_shown(values)}."
-        )
-    return [_real(value) for value in values]
+        raise DataError(f"{place} needs {count} numbers as `{key}`, it has {shown(values)}.")
+    return [real(value) for value in values]
 
 
-def _real(value: Any) -> float:
+def real(value: Any) -> float:
     """Return a number of JSON as a float; a whole number beyond all floats becomes infinite."""
     try:
         return float(value)
@@ -228,7 +235,8 @@ def _real(value: Any) -> float:
         return float("inf") if value > 0 else float("-inf")
 
 
-def _is_id(value: object) -> TypeGuard[int | str]:
+def is_id(value: object) -> TypeGuard[int | str]:
+    """Return whether a value can be the id of an annotation or a category."""
     return isinstance(value, (int, str)) and not isinstance(value, bool)
 
 
@@ -236,6 +244,7 @@ def _is_scalar(value: object) -> bool:
     return isinstance(value, (str, int, float))  # a bool is an int
 
 
-def _shown(value: object) -> str:
+def shown(value: object) -> str:
+    """Return a value as an error message shows it, cut to 80 characters."""
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
