@@ -34,7 +34,6 @@ PluginDir = Annotated[
 ]
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 _BARE_PIXELS = {".bgr", ".bgra", ".npy", ".npz", ".raw", ".yuv"}
 _EVALUATION_FILES = {
     "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
@@ -144,16 +143,18 @@ def _detect_folder(out: Path | None, draw: bool, save_as: str | None) -> Path | 
 
 def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
     """Yield the pictures that paths name; a folder stands for all pictures in it."""
+    from cascade_det.core.types import PICTURE_SUFFIXES
+
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise DataError(f"{path}: a folder without pictures ({', '.join(sorted(_SUFFIXES))}).")
+                raise DataError(f"{path}: a folder without pictures ({', '.join(PICTURE_SUFFIXES)}).")
             yield from inside
         elif path.suffix.lower() in _BARE_PIXELS:
             raise DataError(
                 f"{path}: a {path.suffix} file holds bare pixels, without their order of colours; save it as a picture "
-                f"({', '.join(sorted(_SUFFIXES))}), or pass an (H, W, 3) uint8 RGB array in Python."
+                f"({', '.join(PICTURE_SUFFIXES)}), or pass an (H, W, 3) uint8 RGB array in Python."
             )
         elif path.exists():
             yield path

@@ -72,7 +72,7 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
     if not data:
         raise DataError(f"{path}: the file is empty.")
     try:
-        with _open_header(data) as picture:
+        with _open_header(io.BytesIO(data)) as picture:
             _refuse_large(path, picture, max_pixels)
             rotate = _orientation(picture) != 1 and annotated_hw != (picture.height, picture.width)
             decoded = None if rotate else _decode_plain(picture, data)
@@ -88,12 +88,30 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
         raise DataError(f"{path}: not a readable picture ({error or type(error).__name__}).") from error
 
 
-def _open_header(data: bytes) -> Image.Image:
+def picture_size(path: Path, *, turned: bool) -> tuple[int, int]:
+    """Return height and width in pixels of a picture from its header; nothing is decoded.
+
+    Args:
+        path: the file.
+        turned: as viewers show it, EXIF orientation applied; otherwise as its pixels are stored.
+
+    Raises:
+        DataError: missing, empty or not a picture; the message names the file and the reason.
+    """
+    try:
+        with _open_header(path) as picture:
+            swapped = turned and _orientation(picture) >= 5  # 5 to 8 lie on their side
+            return (picture.width, picture.height) if swapped else (picture.height, picture.width)
+    except Exception as error:  # headers of damaged files raise nearly anything
+        raise DataError(f"{path}: not a readable picture ({error or type(error).__name__}).") from error
+
+
+def _open_header(file: Path | io.BytesIO) -> Image.Image:
     """Open a picture without Pillow's cap on its size, which is the whole program's; ours is checked by the caller."""
     with _HEADER_LOCK:  # else a thread could put back the other's None for good
         cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = cap
 
