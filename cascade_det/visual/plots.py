@@ -111,6 +111,38 @@ def plot_funnel(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
+def plot_objects(boxes: Mapping[str, NDArray[Any]], path: str | Path, min_object_px: float) -> None:
+    """Plot how high objects are and how wide for their height, a line a source.
+
+    Args:
+        boxes: for each name boxes ``(N, 4)`` x0 y0 x1 y1 in pixels.
+        path: the file to write; its folder is made if missing.
+        min_object_px: height of the smallest object that is looked for, marked.
+    """
+    figure = _figure(10.4, 4.2)
+    figure.suptitle("Objects")
+    heights = {name: own[:, 3] - own[:, 1] for name, own in boxes.items()}
+    aspects = {name: (own[:, 2] - own[:, 0]) / heights[name] for name, own in boxes.items()}
+    for place, (label, values) in enumerate((("height in pixels", heights), ("width / height", aspects)), start=1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of the objects of a source")
+        present = {name: own for name, own in values.items() if len(own)}
+        if not present:
+            _say_empty(axes, "no objects")
+            continue
+        every = np.concatenate(list(present.values()))
+        bins = np.geomspace(every.min(), max(every.max(), every.min() * 1.01), 41).tolist()
+        for name, own in present.items():
+            axes.hist(own, bins, weights=np.full(len(own), 1 / len(own)), histtype="step", linewidth=1.6, label=name)
+        axes.set_xscale("log")
+        axes.grid(alpha=0.3)
+        if values is heights:
+            axes.axvline(min_object_px, color=_LINE, linestyle="--", label=f"smallest sought: {min_object_px:g} px")
+        axes.legend(fontsize=8)
+    _save(figure, path)
+
+
 def _plot_candidates(axes: Axes, candidates: NDArray[np.float64]) -> None:
     """Add the number of candidates ``(S,)`` of each stage over an axis of its own; 0 is shown at the axis's foot."""
     counts = axes.twinx()
