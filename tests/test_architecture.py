@@ -62,6 +62,7 @@ INSIDE = {
     "training.mining": {"cv2"},
     "training.run_folder": {"filelock", "yaml"},
     "evaluation": {"faster_coco_eval"},
+    "evaluation.fddb_regions": {"cv2"},
     "interop": {"torch", "lz4", "joblib"},
     "visual": {"matplotlib"},
     "deploy": {"torch", "onnx"},

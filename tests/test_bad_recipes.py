@@ -158,6 +158,7 @@ def test_what_a_late_step_would_meet_is_told_before_the_first(
         ("pnet", "evaluation", "stages: the name 'evaluation' is one that a run keeps for itself"),
         ("rnet", "Evaluation", "stages: the name 'Evaluation' is one that a run keeps"),  # folders may ignore case
         ("rnet", "model", "otherwise than evaluation, metrics, model, recipe, report."),
+        ("rnet", "PNet", "stages: the names 'pnet' and 'PNet' differ in case alone"),
         ("train:\n    drawn", "../x", "data.train: the name '../x'"),
         ("val:\n    drawn", "../../x", "data.val: the name '../../x'"),
         ("val:\n    drawn", "a.b", "data.val: the name 'a.b'"),

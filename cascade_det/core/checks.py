@@ -110,7 +110,14 @@ def _check_names(recipe: Recipe) -> None:
         "data.val": recipe.data.val,
     }
     for section, names in sections.items():
+        seen: dict[str, str] = {}
         for name in map(str, names):
+            twin = seen.setdefault(name.lower(), name)
+            if twin != name:
+                raise RecipeError(
+                    f"{section}: the names {twin!r} and {name!r} differ in case alone, which some disks take for one "
+                    "folder; rename one of them."
+                )
             if not _PLAIN_NAME.fullmatch(name):
                 raise RecipeError(
                     f"{section}: the name {name!r} also names a folder, so it must be of letters A-Z and a-z, digits, "

@@ -6,30 +6,27 @@ smaller limit is a prefix of it and COCO's own limits 1, 10 and 100 are read fro
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pycocotools.coco import COCO  # type: ignore[import-untyped]
-from pycocotools.cocoeval import COCOeval  # type: ignore[import-untyped]
 
 from cascade_det.core.registry import register_evaluator
 from cascade_det.core.types import Annotations
 from cascade_det.errors import RecipeError, choices
 from cascade_det.evaluation.base import SIZE_BANDS_PX, Evaluator, ScoredSet, in_size_band
+from cascade_det.evaluation.coco_matching import ALL, COCO_AREAS_PX2, COCO_LIMITS, Backend, CocoMatching, coco12
 from cascade_det.evaluation.files import coco_results, coco_truth
+from cascade_det.evaluation.given import Given, number_column, read_given
 from cascade_det.evaluation.points import Normaliser, point_errors
+from cascade_det.evaluation.protocol import Curve, ProtocolResult
 
 SIZE = "size"
 FALSE_POSITIVES_PER_IMAGE = ("0.1", "1")
-_COCO_LIMITS = (1, 10, 100)
-_ALL = "all"
-_AREAS_PX2 = {_ALL: (0, 1e10), "small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, 1e10)}
 
 
 @register_evaluator("coco")
@@ -77,7 +74,7 @@ class Coco(Evaluator):
             RecipeError: a field of `group_by` is unknown; the message lists the fields.
         """
         check_fields(scored, self.group_by)
-        matching = _Matching(scored, (*_COCO_LIMITS, self.max_dets), _AREAS_PX2)
+        matching = _match(scored, (*COCO_LIMITS, self.max_dets), COCO_AREAS_PX2)
         figures = self._figures(matching, scored)
         groups = {}
         for field in self.group_by:
@@ -87,20 +84,20 @@ class Coco(Evaluator):
             **{name: figures[name] for name in ("AP", "AP50", "AP75")},
             "AR": matching.recall(self.max_dets),
             **figures,
-            "coco12": _coco12(matching),
+            "coco12": coco12(matching),
             "groups": groups,
         }
 
     def _group_figures(self, group: _Group) -> dict[str, Any]:
-        ranges = {_ALL: (0, 1e10) if group.band_px is None else group.band_px}
-        matching = _Matching(group.scored, (self.max_dets,), ranges, by_height=group.band_px is not None)
+        ranges = {ALL: (0, 1e10) if group.band_px is None else group.band_px}
+        matching = _match(group.scored, (self.max_dets,), ranges, by_height=group.band_px is not None)
         return {
             **self._figures(matching, group.counted),
             "images": len(group.scored.pictures),
             "objects": sum(int((~truth.ignore).sum()) for truth in group.counted.truth),
         }
 
-    def _figures(self, matching: _Matching, counted: ScoredSet) -> dict[str, Any]:
+    def _figures(self, matching: CocoMatching, counted: ScoredSet) -> dict[str, Any]:
         errors = point_errors(counted.truth, counted.detections, self.normaliser)
         return {
             "AP": matching.precision(self.max_dets),
@@ -190,90 +187,83 @@ def _in_order(names: Sequence[str]) -> list[str]:
     return sorted(set(names) - {""}, key=key)
 
 
-class _Matching:
-    """What pycocotools made of a set: its match of every picture, and precision and recall from them.
+def _match(
+    scored: ScoredSet, limits: Sequence[int], ranges: Mapping[str, tuple[float, float]], by_height: bool = False
+) -> CocoMatching:
+    """Match a set; by height, `ranges` are heights in px, low <= height < high, instead of areas in square px."""
+    truth, results = coco_truth(scored), coco_results(scored.pictures, scored.detections)
+    if by_height:
+        for record in (*truth["annotations"], *results):
+            record["area"] = record["bbox"][3]
+        ranges = {name: (low, math.nextafter(high, 0)) for name, (low, high) in ranges.items()}
+    return CocoMatching(truth, results, limits, ranges)
+
+
+def score_coco(predictions: Path, annotations: Path, *, backend: Backend = Backend.pycocotools) -> ProtocolResult:
+    """Return COCO's twelve box figures of given detections, equal to those of the library alone; -1 where absent.
+
+    At most 1, 10 and 100 detections of a picture count. As in the library, `iscrowd` alone makes an object ignored, and
+    an object's size is its `area`, that of its box where it has none. With several categories figures are their means.
 
     Args:
-        scored: what is matched.
-        limits: numbers of detections a picture that figures will be asked for.
-        ranges: ranges of an object's size by name, the first named "all".
-        by_height: sizes are heights in px, low <= height < high, instead of COCO's areas in square px.
+        predictions: a COCO results list.
+        annotations: the COCO truth.
+        backend: the library that matches.
+
+    Raises:
+        DataError: a file cannot be used; the message names the entry and the value. Or the backend is not installed.
     """
-
-    def __init__(
-        self,
-        scored: ScoredSet,
-        limits: Sequence[int],
-        ranges: Mapping[str, tuple[float, float]],
-        by_height: bool = False,
-    ) -> None:
-        truth = coco_truth(scored)
-        results = coco_results(scored.pictures, scored.detections)
-        found = [{**r, "id": n, "area": r["bbox"][2] * r["bbox"][3], "iscrowd": 0} for n, r in enumerate(results, 1)]
-        if by_height:
-            for record in (*truth["annotations"], *found):
-                record["area"] = record["bbox"][3]
-            ranges = {name: (low, math.nextafter(high, 0)) for name, (low, high) in ranges.items()}
-        self._limits, self._ranges, self._pictures = sorted(set(limits)), list(ranges), len(scored.pictures)
-        with contextlib.redirect_stdout(io.StringIO()):  # pycocotools prints its progress
-            run = COCOeval(_indexed(truth), _indexed({**truth, "annotations": found}), "bbox")
-            run.params.maxDets = self._limits
-            run.params.areaRng = [list(bounds) for bounds in ranges.values()]
-            run.params.areaRngLbl = self._ranges
-            run.evaluate()
-            run.accumulate()
-        self._run = run
-
-    def precision(self, limit: int, iou: float | None = None, size: str = _ALL) -> float:
-        """Return average precision over 101 levels of recall at one IoU threshold or, by default, over all ten."""
-        # [threshold, recall, category, size, limit]; `summarize` looks for the limit 100 and prints -1 for others
-        values = self._run.eval["precision"][:, :, 0, self._ranges.index(size), self._limits.index(limit)]
-        return _mean(values if iou is None else values[np.isclose(self._run.params.iouThrs, iou)])
-
-    def recall(self, limit: int, size: str = _ALL) -> float:
-        """Return the highest recall, averaged over the ten IoU thresholds."""
-        return _mean(self._run.eval["recall"][:, 0, self._ranges.index(size), self._limits.index(limit)])
-
-    def recall_at_fppi(self, fppi: float, limit: int) -> float:
-        """Return the recall at IoU 0.5 with at most `fppi` false positives an image, over all images; -1 if none.
-
-        Ignored detections are neither found objects nor false positives. Of equal scores the earlier picture's comes
-        first, as in the precision.
-        """
-        matches = [match for match in self._run.evalImgs[: self._pictures] if match is not None]  # the range "all"
-        objects = sum(int((np.asarray(match["gtIgnore"]) == 0).sum()) for match in matches)
-        if objects == 0:
-            return -1.0
-        counts = [~np.asarray(match["dtIgnore"][0][:limit], bool) for match in matches]
-        scores = np.concatenate([np.asarray(m["dtScores"][:limit])[c] for m, c in zip(matches, counts, strict=True)])
-        hits = np.concatenate([m["dtMatches"][0][:limit][c] > 0 for m, c in zip(matches, counts, strict=True)])
-        hits = hits[np.argsort(-scores, kind="stable")]
-        allowed = np.cumsum(~hits) <= fppi * self._pictures
-        return float(np.cumsum(hits)[allowed].max(initial=0) / objects)
+    given = read_given(predictions, annotations)
+    matching = CocoMatching(_truth_of(given), _results_of(given), backend=backend)
+    figures = coco12(matching)
+    recall, precision = matching.precision_curve(max(COCO_LIMITS), iou=0.5)
+    curve = Curve("precision-recall", "IoU 0.5", recall, precision, f"AP50 {figures['AP50']:.3f}".replace(" 0.", " ."))
+    return ProtocolResult(figures, [curve] if len(recall) else [], warnings=[*given.warnings, *_warnings(given)])
 
 
-def _indexed(dataset: dict[str, Any]) -> Any:
-    """Return a pycocotools data set. `loadRes` would be the way for results, but it fails on an empty list."""
-    coco = COCO()
-    coco.dataset = dataset
-    coco.createIndex()
-    return coco
-
-
-def _coco12(matching: _Matching) -> dict[str, float]:
-    """Return COCO's twelve figures under their names, at COCO's limits of detections a picture."""
-    most = max(_COCO_LIMITS)
-    sizes = [name for name in _AREAS_PX2 if name != _ALL]
+def _truth_of(given: Given) -> dict[str, Any]:
+    """Return the truth as a COCO data set with ids of its own, from 1 on."""
+    truth, area = given.truth, number_column(given, "area")
+    of_box = truth.boxes_xywh[:, 2] * truth.boxes_xywh[:, 3]
+    annotations = [
+        {
+            "id": row + 1,
+            "image_id": int(truth.picture[row]),
+            "category_id": int(truth.category[row]),
+            "bbox": truth.boxes_xywh[row].tolist(),
+            "area": float(of_box[row] if math.isnan(area[row]) else area[row]),
+            "iscrowd": int(bool(record.get("iscrowd"))),
+        }
+        for row, record in enumerate(truth.records)
+    ]
     return {
-        "AP": matching.precision(most),
-        "AP50": matching.precision(most, iou=0.5),
-        "AP75": matching.precision(most, iou=0.75),
-        **{f"AP_{size}": matching.precision(most, size=size) for size in sizes},
-        **{f"AR_{limit}": matching.recall(limit) for limit in _COCO_LIMITS},
-        **{f"AR_{size}": matching.recall(most, size) for size in sizes},
+        "images": [{"id": row} for row in range(given.pictures)],
+        "annotations": annotations,
+        "categories": [{"id": row, "name": str(row)} for row in range(given.categories)],
     }
 
 
-def _mean(values: NDArray[np.float64]) -> float:
-    present = values[values > -1]
-    return float(present.mean()) if present.size else -1.0
+def _results_of(given: Given) -> list[dict[str, Any]]:
+    found = given.found
+    columns = found.picture.tolist(), found.category.tolist(), found.boxes_xywh.tolist(), given.scores.tolist()
+    names = ("image_id", "category_id", "bbox", "score")
+    return [dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True)]
+
+
+def _warnings(given: Given) -> list[str]:
+    """Return what of the files the protocol takes in another way than a user may think."""
+    told = []
+    records = given.truth.records
+    counted = sum(bool(record.get("ignore")) and not record.get("iscrowd") for record in records)
+    if counted:
+        told.append(f"{given.truth_file}: {counted:,} objects with `ignore` count, since COCO ignores `iscrowd` alone.")
+    if any(record["id"] == 0 for record in records):
+        told.append(
+            f"{given.truth_file}: an annotation has the id 0, which pycocotools alone takes for no match; here it is "
+            "matched like any other."
+        )
+    most = max(COCO_LIMITS)
+    over = int((np.unique(given.found.picture, return_counts=True)[1] > most).sum())
+    if over:
+        told.append(f"{given.found_file}: {over:,} pictures have more than {most} detections; the best {most} count.")
+    return told

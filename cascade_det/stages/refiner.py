@@ -29,6 +29,9 @@ class Refiner:
         nms_on: suppress by the regressed "boxes", or by the "windows" that were cropped.
         whole_pixels: take windows as one pixel less wide and high when they suppress each other, as ports of MTCNN do;
             for comparison with them.
+        looks: how often the stage looks: from the second on at its own boxes. Boxes and points are the means of all
+            looks, scores their geometric means; a look costs as much as there are boxes left. It is the refinement that
+            Gidaris and Komodakis 2016 ("Attend Refine Repeat") do several times, with the weights of one stage.
     """
 
     trainable = True
@@ -42,31 +45,42 @@ class Refiner:
         heads: Mapping[str, Head],
         nms_on: str = "boxes",
         whole_pixels: bool = False,
+        looks: int = 1,
     ) -> None:
         if net is None:
             raise ValueError("a refiner needs a net and heads")
         if nms_on not in ("windows", "boxes"):
             raise ValueError(f"nms_on={nms_on!r} must be windows or boxes")
+        if looks < 1:
+            raise ValueError(f"looks={looks} must be at least 1")
         self.name = name
         self.window_hw = window_hw
         self.num_points = num_points_of(heads)
         self.runner = NetworkRunner(StageNetwork(net, heads), heads)
         self._nms_on = nms_on
         self._less = np.array([1, 1, 0, 0], np.float32) * whole_pixels
+        self._looks = looks
 
     def __call__(
         self, images: Sequence[Resampler], candidates: Sequence[Detections] | None, settings: StageSettings
     ) -> list[Detections]:
         if candidates is None:
             raise ValueError("a refiner needs the candidates of the stage before")
+        found = self._look(images, candidates, settings, looks_before=0)
+        for looks in range(1, self._looks):
+            found = self._look(images, found, settings, looks_before=looks)
+        return found
+
+    def _look(
+        self, images: Sequence[Resampler], candidates: Sequence[Detections], settings: StageSettings, looks_before: int
+    ) -> list[Detections]:
         windows = [fit_to_aspect(found.boxes, self.window_hw) for found in candidates]
-        counts = [len(rows) for rows in windows]
         raw = self._raw(images, windows, settings)
         results, start = [], 0
-        for rows, count in zip(windows, counts, strict=True):
-            outputs = {name: value[start : start + count] for name, value in raw.items()}
-            results.append(self._keep(outputs, rows, settings))
-            start += count
+        for before, rows in zip(candidates, windows, strict=True):
+            outputs = {name: value[start : start + len(rows)] for name, value in raw.items()}
+            results.append(self._keep(outputs, rows, before, looks_before, settings))
+            start += len(rows)
         return results
 
     def _raw(
@@ -92,12 +106,21 @@ class Refiner:
         return self.runner.raw_of_crops(crops, settings.mean, settings.scale, settings.chunk)
 
     def _keep(
-        self, raw: Mapping[str, NDArray[np.float32]], windows: NDArray[np.float32], settings: StageSettings
+        self,
+        raw: Mapping[str, NDArray[np.float32]],
+        windows: NDArray[np.float32],
+        before: Detections,
+        looks_before: int,
+        settings: StageSettings,
     ) -> Detections:
         scores = self.runner.scores(raw[self.runner.score_head])
+        if looks_before:
+            scores = _geometric_mean(before.scores, scores, looks_before)
         above = np.flatnonzero(scores >= settings.score)
         chosen = {name: value[above] for name, value in raw.items()}
         refined = self.runner.decode(chosen, windows[above], scores[above])
+        if looks_before:
+            refined = _mean_place(before[above], refined, looks_before)
         on = windows[above] + self._less if self._nms_on == "windows" else None
         keep = suppress(refined, settings.nms, settings.nms_mode, on)
         return refined[keep[: settings.max_per_image]]
@@ -110,3 +133,18 @@ class Refiner:
 
     def to(self, device: str) -> None:
         self.runner.to(device)
+
+
+def _geometric_mean(before: NDArray[np.float32], last: NDArray[np.float32], looks_before: int) -> NDArray[np.float32]:
+    """Return the mean ``(N,)`` of all looks from that of the looks before and the last one."""
+    share = np.float32(1 / (looks_before + 1))
+    return before ** (1 - share) * last**share
+
+
+def _mean_place(before: Detections, last: Detections, looks_before: int) -> Detections:
+    """Return `last` with the means of the boxes and points of all looks."""
+    share = np.float32(1 / (looks_before + 1))
+    boxes = before.boxes + (last.boxes - before.boxes) * share
+    if before.points is None or last.points is None:
+        return last.replace(boxes=boxes)
+    return last.replace(boxes=boxes, points=before.points + (last.points - before.points) * share)

@@ -101,13 +101,10 @@ class Run:
         return next(number for number, step in enumerate(self.plan.steps) if step.stage == stage)
 
     def _do_all(self, chosen: Sequence[Step], redone: Sequence[Step]) -> None:
-        for step in redone:
-            for marker in ("done.json", "started.txt"):  # without the second its unfinished work is cleared too
-                (self.plan.path(step) / marker).unlink(missing_ok=True)
         for number, current in enumerate(chosen, start=1):
             label = f"[{number}/{len(chosen)}]"
             with explain_os_errors(f"{label} {current}", self.folder):
-                self._do(current, label)
+                self._do(current, label, again=current in redone)
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures of the last evaluation, or nothing where there is none."""
@@ -121,10 +118,10 @@ class Run:
                 self._say(line)
         rehearse_evaluation(self.recipe, self.plan.val_pictures.sources)
 
-    def _do(self, step: Step, label: str) -> None:
+    def _do(self, step: Step, label: str, *, again: bool = False) -> None:
         self.plan.forget()
         state = self.plan.state(step)
-        if state.state == "done":
+        if state.state == "done" and not again:
             self._say(f"{label} {step}: done before")
             return
         if state.state == "stale":
@@ -134,7 +131,7 @@ class Run:
         self._check_before(step)
         self._mend_pools(step, label)
         folder = self.plan.path(step)
-        if state.state == "stale":  # damaged work has the fingerprint of the work that replaces it
+        if again or state.state == "stale":  # damaged work has the fingerprint of the work that replaces it
             (folder / "started.txt").unlink(missing_ok=True)
         print_of_step = fingerprint(self.plan.keys(step))
         self._clear_stale(folder, print_of_step)

@@ -5,6 +5,7 @@ matplotlib is imported inside the functions, and its figures are plain objects w
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -13,14 +14,27 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cascade_det.data.atomic import write_bytes_atomic
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+    from cascade_det.evaluation.protocol import Curve as ScoreCurve
 
 _PART = ("train", "val")
 _LOG_SPAN = 50  # curves of positive values that span more than this ratio get a logarithmic axis
 _BAR, _LINE = "#4c78a8", "#e45756"
 Curve = tuple[Sequence[float], Sequence[float]]
+SCORE_AXES: Mapping[str, Mapping[str, Any]] = {
+    "precision-recall": {"xlabel": "recall", "ylabel": "precision", "xlim": (0, 1.005), "ylim": (0, 1.02)},
+    "roc": {"xlabel": "false positives", "ylabel": "true positive rate", "xscale": "log", "ylim": (0, 1.02)},
+    "miss-rate": {
+        "xlabel": "false positives per image", "ylabel": "miss rate",
+        "xscale": "log", "yscale": "log", "xlim": (1e-3, 10), "ylim": (0.01, 1.05),
+    },
+    "ced": {"xlabel": "error in %", "ylabel": "share of objects", "xlim": (0, 20), "ylim": (0, 1.02)},
+}  # fmt: skip
 
 
 def plot_training_curves(
@@ -59,26 +73,28 @@ def plot_training_curves(
     _save(figure, path)
 
 
-def plot_pr(curves: Mapping[str, tuple[NDArray[Any], NDArray[Any]]], path: str | Path, title: str) -> None:
-    """Plot precision over recall, a curve a name.
+def plot_scores(curves: Sequence[ScoreCurve], path: str | Path, title: str) -> None:
+    """Plot what scoring by a protocol gave, one panel a kind of curve.
 
     Args:
-        curves: for each name recall ``(P,)`` and precision ``(P,)`` in [0, 1]; negative or not finite values (a
-            curve that was not measured) are left out.
+        curves: a kind is one of `SCORE_AXES`; the legend shows name and figure of each.
         path: the file to write; its folder is made if missing.
-        title: one line above.
+        title: one line above all panels.
     """
-    figure = _figure(6.4, 5.2)
-    axes = figure.add_subplot()
-    for name, (recall, precision) in curves.items():
-        measured = np.where(np.asarray(precision, float) < 0, np.nan, np.asarray(precision, float))
-        _plot_finite(axes, recall, measured, label=name)
-    axes.set(title=title, xlabel="recall", ylabel="precision", xlim=(0, 1.005), ylim=(0, 1.02))
-    axes.grid(alpha=0.3)
-    if curves:
-        axes.legend(loc="lower left", fontsize=9)
-    else:
-        _say_empty(axes, "no curves")
+    kinds = list(dict.fromkeys(curve.kind for curve in curves))
+    figure = _figure(6.4 * max(len(kinds), 1), 5.2)
+    figure.suptitle(title)
+    for place, kind in enumerate(kinds, start=1):
+        axes = figure.add_subplot(1, len(kinds), place)
+        axes.set(**SCORE_AXES[kind])
+        for curve in curves:
+            if curve.kind == kind:
+                style = "steps-post" if kind == "ced" else "default"
+                _plot_finite(axes, curve.x, curve.y, label=f"{curve.name}: {curve.figure}", drawstyle=style)
+        axes.grid(alpha=0.3, which="both")
+        axes.legend(fontsize=8)
+    if not kinds:
+        _say_empty(figure.add_subplot(), "no curves")
     _save(figure, path)
 
 
@@ -180,11 +196,11 @@ def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]
     return np.array([np.nan if value is None else float(value) for value in values], np.float64)
 
 
-def _plot_finite(axes: Axes, x: Any, y: Any, label: str) -> None:
+def _plot_finite(axes: Axes, x: Any, y: Any, label: str, drawstyle: str = "default") -> None:
     """Draw one curve without the points that are not finite; a single point gets a marker."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     kept = np.isfinite(x) & np.isfinite(y)
-    axes.plot(x[kept], y[kept], label=label, linewidth=1.6, marker="o" if kept.sum() < 2 else "")
+    axes.plot(x[kept], y[kept], label=label, linewidth=1.6, marker="o" if kept.sum() < 2 else "", drawstyle=drawstyle)
 
 
 def _scale(axes: Axes) -> None:
@@ -211,6 +227,7 @@ def _figure(width_in: float, height_in: float) -> Figure:
 
 
 def _save(figure: Figure, path: str | Path) -> None:
-    path = Path(path)
+    path, drawn = Path(path), io.BytesIO()
+    figure.savefig(drawn, format=path.suffix[1:] or "png")
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path)
+    write_bytes_atomic(path, drawn.getvalue())

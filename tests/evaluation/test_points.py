@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from cascade_det.core.types import Annotations, Detections
-from cascade_det.evaluation.points import Normaliser, match_for_points, measurable, point_errors
+from cascade_det.evaluation.points import Normaliser, PointErrors, match_for_points, measurable, point_errors
 
 # eyes 10 px apart in a box of 30 x 40 px: sqrt(w h) = 34.64, diagonal = 50
 BOX = [0.0, 0.0, 30.0, 40.0]
@@ -62,6 +62,30 @@ def test_errors(truth: list[Annotations], found: list[Detections], percent: list
     assert errors.percent == pytest.approx(percent, rel=1e-6)
     assert errors.total == total
     assert errors.nme == (pytest.approx(np.mean(percent)) if percent else None)
+
+
+@pytest.mark.parametrize(
+    ("percent", "failure_rate", "auc"),
+    [
+        ([], None, None),
+        ([0], 0, 1),
+        ([10], 0, 0),  # 10 % is no failure, and adds no area
+        ([10.1], 1, 0),
+        ([5], 0, 0.5),
+        ([2.5, 5, 40, 12], 0.5, (0.75 + 0.5) / 4),
+    ],
+)
+def test_failures_and_area(percent: list[float], failure_rate: float | None, auc: float | None) -> None:
+    rows = np.zeros(len(percent), np.intp)
+    errors = PointErrors(np.asarray(percent, np.float64), rows, rows, total=9)
+    assert (errors.failure_rate, errors.auc) == (failure_rate, pytest.approx(auc) if auc is not None else None)
+
+
+def test_the_area_is_that_under_the_curve() -> None:
+    percent = np.random.default_rng(0).uniform(0, 20, 50)
+    rows, steps = np.zeros(50, np.intp), (np.arange(100_000) + 0.5) / 10_000  # 0 to 10 %
+    share = np.searchsorted(np.sort(percent), steps, side="right") / 50
+    assert PointErrors(percent, rows, rows, 50).auc == pytest.approx(share.mean(), abs=1e-4)
 
 
 @pytest.mark.parametrize(("name", "length"), [("eyes", 10.0), ("box", 1200**0.5), ("diagonal", 50.0)])

@@ -281,3 +281,54 @@ class TestSameness:
         case = random_case()
         for found, again in zip(*(stage(*case, settings(score=0)) for stage in (first, second)), strict=True):
             assert_close(found, again)
+
+
+class TestLooks:
+    """From the second look on a refiner looks at its own boxes, and answers with the mean of all looks."""
+
+    @pytest.mark.parametrize("looks", [1, 2, 3])
+    def test_nothing_to_look_at(self, looks: int) -> None:
+        assert bright(looks=looks)([], [], SETTINGS) == []
+        found = bright(looks=looks, heads={"points": Points(2)})([picture()], [candidates()], SETTINGS)
+        assert [(len(f), f.points is not None) for f in found] == [(0, True)]
+
+    @pytest.mark.parametrize("looks", [2, 3])
+    def test_the_mean_of_what_each_look_says(self, looks: int) -> None:
+        once, many = trained_like(), trained_like()
+        many._looks = looks
+        pictures, found = random_case()
+        keep_all = settings(score=0)
+        mean = [one.sorted() for one in once(pictures, found, keep_all)]
+        scores = [one.scores for one in mean]
+        for number in range(2, looks + 1):
+            # a picture and a candidate at a time, so that each answer belongs to its candidate
+            for row, before in enumerate(mean):
+                again = [once([pictures[row]], [before[[n]]], keep_all)[0] for n in range(len(before))]
+                last = Detections.concat(again) if again else before
+                assert last.points is not None
+                assert before.points is not None
+                scores[row] = (scores[row].astype(np.float64) ** (number - 1) * last.scores) ** (1 / number)
+                mean[row] = before.replace(
+                    scores=scores[row],
+                    boxes=before.boxes + (last.boxes - before.boxes) / number,
+                    points=before.points + (last.points - before.points) / number,
+                )
+        for got, want in zip(many(pictures, found, keep_all), mean, strict=True):
+            assert_close(got, want.sorted())
+
+    def test_what_falls_below_the_threshold_goes_and_what_meets_is_suppressed(self) -> None:
+        """A box head that moves every window to the right by half its side: the second look sees another crop."""
+        refiner = bright(heads={"box": BoxOffset()}, looks=2)
+        set_layer(refiner, "box", 0, [0.5, 0, 0.5, 0])
+        assert len(refiner([picture()], [candidates(PATCH)], SETTINGS)[0]) == 0
+        refiner._looks = 1
+        assert len(refiner([picture()], [candidates(PATCH)], SETTINGS)[0]) == 1
+        twins = candidates(PATCH, PATCH)
+        still = bright(heads={"box": BoxOffset()}, looks=2)
+        assert len(still([picture()], [twins], SETTINGS)[0]) == 2
+        assert len(still([picture()], [twins], settings(nms=0.5))[0]) == 1
+
+    @pytest.mark.parametrize("looks", [0, -1])
+    def test_too_few(self, looks: int) -> None:
+        with pytest.raises(ValueError, match=f"looks={looks} must be at least 1"):
+            bright(looks=looks)

@@ -391,6 +391,14 @@ class TestTrain:
             self.train(tiny_copy, "seed=5", stage="rnet")
         assert (tiny_copy.folder / "recipe.yaml").read_bytes() == before
 
+    def test_a_step_that_cannot_be_redone_yet_keeps_its_work(self, tiny_copy: Any, done: list[str]) -> None:
+        shards = tiny_copy.folder / "rnet" / "mine" / "shards"
+        with pytest.raises(RunError, match="rnet mine needs pnet fit, which is stale"):
+            self.train(tiny_copy, start="pnet", step="mine")
+        assert done == ["pnet mine"]
+        assert shards.exists()
+        assert (shards.parent / "done.json").exists()
+
     @pytest.mark.parametrize(
         ("arguments", "wanted"),
         [

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
-from cascade_det.visual.plots import plot_funnel, plot_objects, plot_pr, plot_training_curves
+from cascade_det.evaluation.protocol import Curve
+from cascade_det.visual.plots import SCORE_AXES, plot_funnel, plot_objects, plot_scores, plot_training_curves
 
 NAN = float("nan")
 STAGE = {"stage": "pnet", "candidates_out": 812.4, "recall": 0.98, "ms_per_image": 12.3}
@@ -54,18 +55,33 @@ def test_quantities_of_training_and_validation_share_a_panel(tmp_path: Path) -> 
     assert one.shape[1] < two.shape[1]
 
 
+NONE = np.zeros(0)
+KINDS = list(SCORE_AXES)
+
+
 @pytest.mark.parametrize(
     "curves",
     [
-        {},
-        {"all": (np.zeros(0), np.zeros(0))},
-        {"all": (np.linspace(0, 1, 101), np.full(101, -1.0))},
-        {"all": (np.linspace(0, 1, 5), np.array([1, 0.9, NAN, 0.5, -1])), "small": (np.ones(1), np.ones(1))},
+        [],
+        [Curve("precision-recall", "all", NONE, NONE, "AP -1")],
+        [Curve("precision-recall", "all", np.linspace(0, 1, 5), np.array([NAN, 1, 0.9, NAN, 0]), "AP .5")],
+        [Curve(kind, "one point", np.ones(1), np.ones(1), "1") for kind in KINDS],
+        [Curve(kind, "from 0 to 0", np.array([0, 0, 0.5, 2]), np.array([1, 0.5, 0.5, 0]), "1") for kind in KINDS],
     ],
 )
-def test_precision_over_recall(tmp_path: Path, curves: dict[str, Any]) -> None:
-    plot_pr(curves, tmp_path / "pr.png", "faces")
-    assert is_picture(tmp_path / "pr.png")
+def test_scores(tmp_path: Path, curves: list[Curve]) -> None:
+    plot_scores(curves, tmp_path / "new" / "scores.png", "faces")
+    assert is_picture(tmp_path / "new" / "scores.png")
+
+
+def test_curves_of_a_kind_share_a_panel(tmp_path: Path) -> None:
+    line = np.linspace(0, 1, 5)
+    for name, kinds in (("one", ["roc", "roc"]), ("two", ["roc", "ced"])):
+        plot_scores([Curve(kind, kind, line, line, "1") for kind in kinds], tmp_path / f"{name}.png", "t")
+    one, two = (cv2.imread(str(tmp_path / f"{name}.png")) for name in ("one", "two"))
+    assert one is not None
+    assert two is not None
+    assert one.shape[1] < two.shape[1]
 
 
 @pytest.mark.parametrize(
@@ -87,6 +103,21 @@ def test_funnel(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
 def test_suffix_chooses_the_format(tmp_path: Path) -> None:
     plot_funnel([STAGE], str(tmp_path / "funnel.svg"))
     assert "<svg" in (tmp_path / "funnel.svg").read_text()
+
+
+def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "scores.png"
+    plot_scores([], path, "t")
+    before = path.read_bytes()
+
+    def fail(*_: Any) -> None:
+        raise OSError("the disk is full")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="full"):
+        plot_scores([], path, "another")
+    assert path.read_bytes() == before
+    assert [file.name for file in tmp_path.iterdir()] == ["scores.png"]
 
 
 def test_equal_rows_give_equal_bytes(tmp_path: Path) -> None:
