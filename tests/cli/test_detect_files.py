@@ -148,6 +148,28 @@ class TestSubmissions:
         assert detect(lone, "--out", out) == 0
         assert not (out / "fddb.txt").exists()
 
+    @pytest.mark.parametrize("protocol", ["wider", "fddb"])
+    def test_scores_as_the_results_in_coco_s_form(
+        self, events: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rng, out = np.random.default_rng(3), tmp_path / "out"
+        near = ONE_FACE.boxes + rng.normal(0, 3, (30, 4))
+        found = Detections(near, rng.random(30), np.full((30, 5, 2), 12))
+        monkeypatch.setattr(Cascade, "run", lambda self, images, **_: [found for _ in images])
+        assert detect(events, "--out", out, "--save-as", protocol) == 1
+        names = ("1--Parade/z", "2--Demo/a.b", "2--Demo/bad")
+        face = "10 5 20 25 0 0 0 0 0 0" if protocol == "wider" else "12 10 1.5 20 17 1"
+        suffix = ".png" if protocol == "wider" else ""
+        (tmp_path / "truth.txt").write_text("".join(f"{name}{suffix}\n1\n{face}\n" for name in names))
+        (tmp_path / "sizes.csv").write_text("name,width,height\n" + "".join(f"{name},60,40\n" for name in names))
+        sizes = ["--image-sizes", str(tmp_path / "sizes.csv")] if protocol == "fddb" else []
+        figures = []
+        for given in (out / {"wider": "wider", "fddb": "fddb.txt"}[protocol], out / "detections.json"):
+            command = ["score", protocol, "--predictions", str(given), "--annotations", str(tmp_path / "truth.txt")]
+            assert main([*command, *sizes, "--json", str(tmp_path / "s.json")]) == 0
+            figures.append(json.loads((tmp_path / "s.json").read_text()))
+        assert figures[0] == figures[1]
+
     @pytest.mark.parametrize(
         ("save_as", "names", "told"),
         [

@@ -34,9 +34,10 @@ class Celeba(PictureFiles):
     """CelebA's original photographs, not its aligned crops.
 
     Args:
-        images: the folder ``img_celeba``, or the one that holds it. Pictures that are not there are left out.
+        images: the folder ``img_celeba``, or one that holds it, also in ``Img``. Pictures that are not there are left
+            out.
         annotations: the folder of ``list_bbox_celeba.txt``, ``list_landmarks_celeba.txt`` (read for points) and
-            ``list_eval_partition.txt`` (read for a split).
+            ``list_eval_partition.txt`` (read for a split), or one that holds them in ``Anno`` and ``Eval``.
         split: train, val or test; by default all.
         num_points: five, as the data set has them, or 0.
         base_dir: folder that relative paths are resolved against.
@@ -83,10 +84,10 @@ class Celeba(PictureFiles):
             kept = has_area & (part[:, 0] == _SPLITS[self._split])
         rows = np.flatnonzero(kept)
         flat = int((~has_area).sum())
-        inner = self._folder / "img_celeba"
+        inner = (self._folder / "Img" / "img_celeba", self._folder / "img_celeba")
         return self._on_disk(
             Listed(
-                inner if inner.is_dir() else self._folder,
+                next((folder for folder in inner if folder.is_dir()), self._folder),
                 [_name_of(lines[row]) for row in rows],
                 [{}] * len(rows),
                 Objects.of(
@@ -107,7 +108,8 @@ class Celeba(PictureFiles):
         self, name: str, columns: str, digest: hashlib._Hash, alike: Sequence[Line] | None = None
     ) -> tuple[list[Line], NDArray[np.float64]]:
         """Return the rows of a list with their numbers; the pictures must be those of the lines `alike`, in order."""
-        file = self._file / name
+        places = (self._file / name, self._file / "Anno" / name, self._file / "Eval" / name)
+        file = next((place for place in places if place.is_file()), places[0])
         lines, file_hash = read_lines(file, _WHAT)
         digest.update(file_hash.encode())
         rows, values = parse_table(lines, columns, heading=columns != "partition")

@@ -56,6 +56,14 @@ def test_splits(folder: Path, split: str, names: list[str]) -> None:
     assert [p.name for p in source(folder, split=split).pictures] == names
 
 
+def test_the_folders_of_the_archive(folder: Path, delivered: Callable[..., Any]) -> None:
+    before = delivered(source(folder, num_points=5, split="train"))
+    for name, place in {"img_celeba": "Img", **dict.fromkeys(FILES, "Anno"), "list_eval_partition.txt": "Eval"}.items():
+        (folder / place).mkdir(exist_ok=True)
+        (folder / name).rename(folder / place / name)
+    assert delivered(source(folder, num_points=5, split="train")) == before
+
+
 def test_a_partial_copy(folder: Path) -> None:
     (folder / "img_celeba" / "1.jpg").unlink()
     celeba = source(folder, images="img_celeba")
