@@ -110,7 +110,7 @@ def show(
                 titles.append(source.pictures[index].name)
             except DataError as error:
                 errors.append((source.pictures[index].name, str(error)))
-        heading = f"{name}: {len(tiles)} of {total:,} pictures" + (f"; {points}" if points else "")
+        heading = f"{name}: {len(tiles)} of {total:,} pictures; ignored grey" + (f"; {points}" if points else "")
         sheet = contact_sheet(tiles, columns=5, tile_hw=_TILE_HW, titles=titles, heading=heading)
         write_image(folder / f"{name}.png", sheet)
         print(folder / f"{name}.png")

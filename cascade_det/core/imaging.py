@@ -127,10 +127,24 @@ def _refuse_large(name: object, picture: Image.Image, max_pixels: int) -> None:
 
 def _orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged, as viewers do."""
+    if picture.format == "PNG" and not _may_hold_exif(picture):
+        return 1
     try:
         return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # the picture itself may be whole
         return 1
+
+
+def _may_hold_exif(picture: Image.Image) -> bool:
+    """Return whether the words that begin EXIF stand in a PNG file; Pillow would decode all of it to find none."""
+    file: Any = getattr(picture, "fp", None)
+    if file is None:
+        return True
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return b"eXIf" in data or b"Raw profile type" in data
 
 
 def _decode_plain(picture: Image.Image, data: bytes) -> Pixels | None:

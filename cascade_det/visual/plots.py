@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _PART = ("train", "val")
 _LOG_SPAN = 50  # curves of positive values that span more than this ratio get a logarithmic axis
 _BAR, _LINE = "#4c78a8", "#e45756"
+_HEIGHT_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_ASPECT_TICKS = (0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10)
 Curve = tuple[Sequence[float], Sequence[float]]
 SCORE_AXES: Mapping[str, Mapping[str, Any]] = {
     "precision-recall": {"xlabel": "recall", "ylabel": "precision", "xlim": (0, 1.005), "ylim": (0, 1.02)},
@@ -139,7 +141,8 @@ def plot_objects(boxes: Mapping[str, NDArray[Any]], path: str | Path, min_object
     figure.suptitle("Objects")
     heights = {name: own[:, 3] - own[:, 1] for name, own in boxes.items()}
     aspects = {name: (own[:, 2] - own[:, 0]) / heights[name] for name, own in boxes.items()}
-    for place, (label, values) in enumerate((("height in pixels", heights), ("width / height", aspects)), start=1):
+    panels = (("height in pixels", heights, _HEIGHT_TICKS), ("width / height", aspects, _ASPECT_TICKS))
+    for place, (label, values, ticks) in enumerate(panels, start=1):
         axes = figure.add_subplot(1, 2, place)
         axes.set_xlabel(label)
         axes.set_ylabel("share of the objects of a source")
@@ -152,6 +155,9 @@ def plot_objects(boxes: Mapping[str, NDArray[Any]], path: str | Path, min_object
         for name, own in present.items():
             axes.hist(own, bins, weights=np.full(len(own), 1 / len(own)), histtype="step", linewidth=1.6, label=name)
         axes.set_xscale("log")
+        shown = [tick for tick in ticks if bins[0] <= tick <= bins[-1]]
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.set_xticks([], minor=True)
         axes.grid(alpha=0.3)
         if values is heights:
             axes.axvline(min_object_px, color=_LINE, linestyle="--", label=f"smallest sought: {min_object_px:g} px")
