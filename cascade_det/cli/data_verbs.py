@@ -49,9 +49,9 @@ def check(
 
     loaded = load_recipe(recipe, *(overrides or []), preset=preset)
     folder = own_folder(out, {_REPORT, _PLOT}) if out is not None else None
-    total = sum(len(PictureSet.of(loaded, split)) for split in ("train", "val"))
-    with progress_bar("check", total) as tick:
-        report, boxes = check_data(loaded, tick)
+    sets = {split: PictureSet.of(loaded, split) for split in ("train", "val")}
+    with progress_bar("check", sum(map(len, sets.values()))) as tick:
+        report, boxes = check_data(loaded, sets, tick)
     print("\n".join(report.lines))
     if folder is not None:
         plot_objects(boxes, folder / _PLOT, loaded.pyramid.min_object_px)

@@ -31,11 +31,14 @@ _REACH_IOU = (0.5, 0.65)
 _SHOWN = 20  # problems of one kind
 
 
-def check_data(recipe: Recipe, tick: Callable[[int], None]) -> tuple[CheckReport, dict[str, NDArray[np.float32]]]:
-    """Read every picture of a recipe once and report on it.
+def check_data(
+    recipe: Recipe, sets: Mapping[str, PictureSet], tick: Callable[[int], None]
+) -> tuple[CheckReport, dict[str, NDArray[np.float32]]]:
+    """Read every picture of a recipe and report on all.
 
     Args:
         recipe: valid.
+        sets: its pictures of "train" and of "val".
         tick: called with the number of pictures done.
 
     Returns:
@@ -44,10 +47,9 @@ def check_data(recipe: Recipe, tick: Callable[[int], None]) -> tuple[CheckReport
     Raises:
         DataError: an annotation is missing or wrong.
     """
-    report, boxes, sets = CheckReport(), {}, {}
-    for split in ("train", "val"):
-        sets[split] = PictureSet.of(recipe, split)
-        for name, source in zip(sets[split].names, sets[split].sources, strict=True):
+    report, boxes = CheckReport(), {}
+    for split, pictures in sets.items():
+        for name, source in zip(pictures.names, pictures.sources, strict=True):
             key = f"data.{split}.{name}"
             truth = [source.annotations(index) for index in range(len(source.pictures))]
             counted = [objects.boxes[~objects.ignore] for objects in truth]

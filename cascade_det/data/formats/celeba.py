@@ -72,18 +72,17 @@ class Celeba(PictureFiles):
         self._split = split
 
     def _parse(self) -> Parsed:
-        digest = hashlib.sha256()
-        lines, boxes = self._read("list_bbox_celeba.txt", _BOX, digest)
-        points = np.zeros((len(lines), 0))
+        hashes: list[str] = []
+        lines, boxes = self._read("list_bbox_celeba.txt", _BOX, hashes)
+        points, chosen = np.zeros((len(lines), 0)), np.ones(len(lines), bool)
         if self._num_points:
-            points = self._read("list_landmarks_celeba.txt", _LANDMARKS, digest, alike=lines)[1]
-        has_area = boxes[:, 2:].min(axis=1) > 0
-        kept = has_area
+            points = self._read("list_landmarks_celeba.txt", _LANDMARKS, hashes, alike=lines)[1]
         if self._split is not None:
-            part = self._read("list_eval_partition.txt", "partition", digest, alike=lines)[1]
-            kept = has_area & (part[:, 0] == _SPLITS[self._split])
-        rows = np.flatnonzero(kept)
-        flat = int((~has_area).sum())
+            part = self._read("list_eval_partition.txt", "partition", hashes, alike=lines)[1]
+            chosen = part[:, 0] == _SPLITS[self._split]
+        has_area = boxes[:, 2:].min(axis=1) > 0
+        rows = np.flatnonzero(chosen & has_area)
+        flat = int((chosen & ~has_area).sum())
         inner = (self._folder / "Img" / "img_celeba", self._folder / "img_celeba")
         return self._on_disk(
             Listed(
@@ -97,7 +96,7 @@ class Celeba(PictureFiles):
                     points=points[rows],
                     points_known=np.ones((len(rows), self._num_points)),
                 ),
-                digest.hexdigest(),
+                hashlib.sha256("".join(hashes).encode()).hexdigest(),
                 _LAYOUT,
                 params=[self._split],
                 left_out={"pictures whose face has no area": flat} if flat else {},
@@ -105,13 +104,16 @@ class Celeba(PictureFiles):
         )
 
     def _read(
-        self, name: str, columns: str, digest: hashlib._Hash, alike: Sequence[Line] | None = None
+        self, name: str, columns: str, hashes: list[str], alike: Sequence[Line] | None = None
     ) -> tuple[list[Line], NDArray[np.float64]]:
-        """Return the rows of a list with their numbers; the pictures must be those of the lines `alike`, in order."""
+        """Return the rows of a list with their numbers; its hash is added to `hashes`.
+
+        The pictures must be those of the lines `alike`, in order.
+        """
         places = (self._file / name, self._file / "Anno" / name, self._file / "Eval" / name)
         file = next((place for place in places if place.is_file()), places[0])
         lines, file_hash = read_lines(file, _WHAT)
-        digest.update(file_hash.encode())
+        hashes.append(file_hash)
         rows, values = parse_table(lines, columns, heading=columns != "partition")
         if not rows:
             raise DataError(f"{file}: holds no picture. `annotations` must name {_WHAT}, unpacked whole.")

@@ -219,25 +219,10 @@ class PictureFiles(Source):
         Raises:
             DataError: none of the selected pictures is on disk, or none can be read.
         """
-        left_out = Counter(listed.left_out or {})
-        pictures: list[Picture] = []
-        unreadable: list[str] = []
         self._refuse_shared(listed.names)
+        left_out = Counter(listed.left_out or {})
         rows = selected(listed.fields, self._where, self._where_not, self._file)
-        for row in rows:
-            path = listed.folder / listed.names[row]
-            if file_size(path) < 0:
-                left_out["pictures that are not on disk"] += 1
-                continue
-            try:
-                stated = listed.sizes_hw[row] if listed.sizes_hw else None
-                image_hw = stated or picture_size(path, turned=self.turned_by_exif)
-            except DataError as error:
-                unreadable.append(str(error))
-                continue
-            pictures.append(Picture(row + 1, listed.names[row], image_hw, listed.fields[row]))
-        if unreadable:
-            left_out["pictures that cannot be read"] = len(unreadable)
+        pictures, unreadable = self._with_sizes(listed, rows, left_out)
         if rows and not pictures:
             raise DataError(unreadable[0] if unreadable else self._none_there(listed, listed.names[rows[0]]))
         place = np.full(len(listed.names), -1)
@@ -252,6 +237,27 @@ class PictureFiles(Source):
             objects = objects.in_pixels(image_hw_of)
         truth, first = by_picture(without_faults(objects, image_hw_of, left_out), len(pictures))
         return Parsed(listed.folder, pictures, truth, first, left_out, listed.file_hash, params, unreadable)
+
+    def _with_sizes(
+        self, listed: Listed, rows: Sequence[int], left_out: Counter[str]
+    ) -> tuple[list[Picture], list[str]]:
+        """Return the listed pictures `rows` that are on disk and have a size, and why others have none."""
+        pictures: list[Picture] = []
+        unreadable: list[str] = []
+        for row in rows:
+            path = listed.folder / listed.names[row]
+            if file_size(path) < 0:
+                left_out["pictures that are not on disk"] += 1
+                continue
+            try:
+                stated = listed.sizes_hw[row] if listed.sizes_hw else None
+                image_hw = stated or picture_size(path, turned=self.turned_by_exif)
+            except DataError as error:
+                left_out["pictures that cannot be read"] += 1
+                unreadable.append(str(error))
+                continue
+            pictures.append(Picture(row + 1, listed.names[row], image_hw, listed.fields[row]))
+        return pictures, unreadable
 
     def _refuse_shared(self, names: Sequence[str]) -> None:
         shared = [name for name, times in Counter(names).items() if times > 1]

@@ -142,10 +142,10 @@ class Voc(PictureFiles):
 
         The latter goes wrong more often: it stays as it was when files are renamed.
         """
-        suffixes = dict.fromkeys([Path(filename).suffix, *PICTURE_SUFFIXES])
-        alike = (f"{stem}{suffix}" for suffix in suffixes if suffix)
-        stated = picture_name(f"{self._file / stem}.xml", filename) if filename else f"{stem}.jpg"
-        return next((name for name in alike if file_size(self._folder / name) >= 0), stated)
+        for suffix in dict.fromkeys([Path(filename).suffix or ".jpg", *PICTURE_SUFFIXES]):
+            if file_size(self._folder / f"{stem}{suffix}") >= 0:
+                return f"{stem}{suffix}"
+        return picture_name(f"{self._file / stem}.xml", filename) if filename else f"{stem}.jpg"
 
 
 def parse_voc(text: str, place: str) -> VocPicture:

@@ -53,7 +53,9 @@ def test_without_points_and_split_their_lists_are_not_needed(folder: Path) -> No
 
 @pytest.mark.parametrize(("split", "names"), [("train", ["1.jpg"]), ("val", ["2.jpg"]), ("test", ["4.jpg"])])
 def test_splits(folder: Path, split: str, names: list[str]) -> None:
-    assert [p.name for p in source(folder, split=split).pictures] == names
+    celeba = source(folder, split=split)
+    assert [p.name for p in celeba.pictures] == names
+    assert celeba.report() == ({"pictures whose face has no area": 1} if split == "train" else {})
 
 
 def test_the_folders_of_the_archive(folder: Path, delivered: Callable[..., Any]) -> None:

@@ -155,5 +155,6 @@ def test_a_size_that_is_not_known_is_read_from_the_picture(folder: Path, size: s
 )
 def test_wrong_names_and_encodings(folder: Path, content: bytes, message: str) -> None:
     (folder / "Annotations" / "a.xml").write_bytes(content)
+    (folder / "JPEGImages" / "a.png").unlink()  # else the name in the file is not looked at
     with pytest.raises(DataError, match=message):
         _ = source(folder).pictures
