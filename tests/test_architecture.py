@@ -53,7 +53,7 @@ INSIDE = {
     "core.nms": {"cv2"},
     "core.recipe": {"omegaconf", "yaml"},  # yaml: the errors of omegaconf's reader
     "heads": {"torch"},
-    "data.formats": {"scipy"},
+    "data.formats": {"scipy", "yaml"},
     "stages.backends": {"onnxruntime", "openvino"},
     "cascade": {"torch"},
     "model_file": {"safetensors"},

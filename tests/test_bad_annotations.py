@@ -72,7 +72,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(params=["check", "train", "evaluate"])
 def verb(request: pytest.FixtureRequest, folder: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return the command line of a verb that reads train.json; `train` ends before its first step."""
-    monkeypatch.setattr(Run, "_do", lambda *_: None)
+    monkeypatch.setattr(Run, "_do", lambda *_, **__: None)
     if request.param == "evaluate":
         source = ["--images", str(folder / "train"), "--annotations", str(folder / "train.json")]
         return ["evaluate", str(folder / "model.safetensors"), *source, "--device", "cpu"]
@@ -249,7 +249,7 @@ def test_without_an_object_that_counts(
 def test_nothing_to_score_on_is_told(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Run, "_do", lambda *_: None)
+    monkeypatch.setattr(Run, "_do", lambda *_, **__: None)
     write(folder, lambda data: None)
     (folder / "none.json").write_text(json.dumps({**truth(), "annotations": []}))
     override = f"data.val.faces.params.annotations={folder / 'none.json'}"
@@ -301,7 +301,7 @@ def test_training_pictures_under_other_names_are_found_in_val(
 def test_a_disk_that_is_not_there(
     tmp_path: Path, split: str, verb: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(Run, "_do", lambda *_: None)
+    monkeypatch.setattr(Run, "_do", lambda *_, **__: None)
     for name, color in (("train", 10), ("val", 90)):
         for number in (1, 2, 3):
             if name != split:

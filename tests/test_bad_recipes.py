@@ -20,7 +20,7 @@ Write = Callable[[], Path]
 
 @pytest.fixture(autouse=True)
 def stop_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Run, "_do", lambda *_: None)
+    monkeypatch.setattr(Run, "_do", lambda *_, **__: None)
 
 
 def refused(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:

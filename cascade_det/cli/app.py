@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 from cascade_det import __version__
-from cascade_det.cli import inspect_verbs, interop_verbs, run_verbs, score_verbs, train_verbs
+from cascade_det.cli import data_verbs, inspect_verbs, interop_verbs, run_verbs, score_verbs, train_verbs
 from cascade_det.errors import CascadeError
 
 _INTERRUPTED = 130  # as a shell counts it; typer returns it too
@@ -47,6 +47,7 @@ app.command("check")(train_verbs.check)
 app.command("detect")(run_verbs.detect)
 app.command("evaluate")(run_verbs.evaluate)
 app.command("score")(score_verbs.score)
+app.add_typer(data_verbs.app, name="data")
 app.command("import")(interop_verbs.import_weights)
 app.command("parts")(inspect_verbs.parts)
 app.command("models")(inspect_verbs.models)

@@ -11,12 +11,13 @@ import typer
 
 from cascade_det.cli.common import numbered_name, own_folder, progress_bar, say, write_json
 from cascade_det.cli.crops import CropWriter, crops_folder
-from cascade_det.cli.detect_files import DETECT_FILES, DRAWN, write_results
-from cascade_det.errors import DataError, RecipeError, choices
+from cascade_det.cli.detect_files import DRAWN, detect_folder, write_results
+from cascade_det.cli.source_flags import FormatOption, ParamOption, source_of
+from cascade_det.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from cascade_det.cascade import Cascade
-    from cascade_det.cli.detect_files import Result
+    from cascade_det.cli.detect_files import Named, Result
     from cascade_det.data.sources import Source
     from cascade_det.evaluation.base import Evaluator
 
@@ -34,13 +35,11 @@ PluginDir = Annotated[
 ]
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
-_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff", ".ppm", ".pgm", ".gif"}
 _BARE_PIXELS = {".bgr", ".bgra", ".npy", ".npz", ".raw", ".yuv"}
 _EVALUATION_FILES = {
     "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
 }  # fmt: skip
 _SHOWN_FAILURES = 10
-_SAVE_AS = ("coco", "csv")
 
 
 def load(
@@ -87,7 +86,9 @@ def detect(
     model: ModelArgument,
     paths: Annotated[list[Path], typer.Argument(metavar="PATH...", help="Pictures, or folders of pictures.")],
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Folder for all files.")] = None,
-    save_as: Annotated[Optional[str], typer.Option("--save-as", help="A further format: coco or csv.")] = None,
+    save_as: Annotated[
+        Optional[str], typer.Option("--save-as", help="A further format: coco, csv, fddb or wider.")
+    ] = None,
     draw: Annotated[bool, typer.Option("--draw", help="Write pictures with detections to DIR/drawn.")] = False,
     crops: Annotated[Optional[Path], typer.Option("--crops", metavar="DIR", help="Write each object there.")] = None,
     align: Annotated[bool, typer.Option("--align", help="Crops turned upright by the points, 112 x 112.")] = False,
@@ -104,6 +105,11 @@ def detect(
 
     Without `--out` a table is printed for each picture; a picture that cannot be read is listed and the rest goes on.
 
+    `--save-as wider` adds `DIR/wider/EVENT/IMAGE.txt`, EVENT being the folder that a picture is in; `--save-as fddb`
+    adds `DIR/fddb.txt` with all pictures in the order given, each named by its path from the folder given, without
+    suffix. Both hold a picture's name, the number of detections, and `x y width height score` of each, numbers in full.
+    The protocols want low scores too (`--score 0.01`).
+
     Examples:
 
     `cascade-det detect mtcnn_face photo.jpg`
@@ -111,10 +117,12 @@ def detect(
     `cascade-det detect runs/quickstart pictures/ --out found --draw --score 0.8`
 
     `cascade-det detect mtcnn_face pictures/ --crops faces --align`
+
+    `cascade-det detect mtcnn_face WIDER_val/images --out found --save-as wider --score 0.01`
     """
     cut_to = crops_folder(crops, align, out)
-    folder = _detect_folder(out, draw, save_as)
-    files = list(_pictures(paths))
+    pictures = list(_pictures(paths))
+    folder, files = detect_folder(out, draw, save_as, pictures), [path for path, _ in pictures]
     cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
     options = checked_options(cascade, None, min_object, score)
     writer = CropWriter(cut_to, files, align, cascade) if cut_to else None
@@ -125,7 +133,7 @@ def detect(
         _print_tables(results)
     else:
         names = cascade.recipe.object.points
-        write_results(folder, results, errors, names, as_csv=save_as == "csv", drawn=draw)
+        write_results(folder, results, errors, names, pictures, save_as=save_as, drawn=draw)
     found, place = sum(len(d) for _, _, d in results), f"; {folder}" if folder else ""
     say(f"{found} objects in {len(results)} pictures; {_count_of(results, errors)}{place}")
     cut = {"crops": writer.written, "crops_left_out": writer.left_out} if writer else {}
@@ -134,29 +142,23 @@ def detect(
     list_failures(errors, folder)
 
 
-def _detect_folder(out: Path | None, draw: bool, save_as: str | None) -> Path | None:
-    if out is None and (draw or save_as):
-        raise RecipeError("--draw and --save-as write files and need --out DIR.")
-    if save_as is not None and save_as not in _SAVE_AS:
-        raise RecipeError(f"--save-as {save_as!r}: {choices(save_as, _SAVE_AS)}.")
-    return own_folder(out, DETECT_FILES) if out is not None else None
+def _pictures(paths: Sequence[Path]) -> Iterator[Named]:
+    """Yield the pictures that paths name, each with its name from there on; a folder stands for all pictures in it."""
+    from cascade_det.core.types import PICTURE_SUFFIXES
 
-
-def _pictures(paths: Sequence[Path]) -> Iterator[Path]:
-    """Yield the pictures that paths name; a folder stands for all pictures in it."""
     for path in paths:
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in _SUFFIXES)
+            inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise DataError(f"{path}: a folder without pictures ({', '.join(sorted(_SUFFIXES))}).")
-            yield from inside
+                raise DataError(f"{path}: a folder without pictures ({', '.join(PICTURE_SUFFIXES)}).")
+            yield from ((picture, str(picture.relative_to(path))) for picture in inside)
         elif path.suffix.lower() in _BARE_PIXELS:
             raise DataError(
                 f"{path}: a {path.suffix} file holds bare pixels, without their order of colours; save it as a picture "
-                f"({', '.join(sorted(_SUFFIXES))}), or pass an (H, W, 3) uint8 RGB array in Python."
+                f"({', '.join(PICTURE_SUFFIXES)}), or pass an (H, W, 3) uint8 RGB array in Python."
             )
         elif path.exists():
-            yield path
+            yield path, str(path)
         else:
             raise DataError(f"{path}: no such file or folder; name pictures, or folders of pictures.")
 
@@ -230,7 +232,8 @@ def evaluate(
     model: ModelArgument,
     images: Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of the pictures.")],
     annotations: Annotated[Path, typer.Option("--annotations", metavar="PATH", help="The truth.")],
-    data_format: Annotated[str, typer.Option("--format", help="Format of the truth: coco.")] = "coco",
+    data_format: FormatOption = "coco",
+    params: ParamOption = None,
     metrics: Annotated[str, typer.Option("--metrics", help="Figures, separated by commas: coco.")] = "coco",
     group_by: Annotated[Optional[str], typer.Option("--group-by", help="Fields of picture or object, or size.")] = None,
     upto: Annotated[Optional[str], typer.Option("--upto", help="Score what this stage lets through.")] = None,
@@ -253,12 +256,23 @@ def evaluate(
     `cascade-det evaluate mtcnn_face --format coco --images faces --annotations faces/val.json --out scored`
 
     `cascade-det evaluate runs/mine --images pictures --annotations truth.json --group-by size --min-object 15`
+
+    `cascade-det evaluate mtcnn_face --format wider --images WIDER_val --annotations ground_truth --param level=hard`
     """
     from cascade_det.evaluation.run import EVALUATION_SCORE, funnel_lines, group_lines, summary_line
 
     folder = own_folder(out, _EVALUATION_FILES) if out is not None else None
     cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
-    source = _truth(cascade, data_format, images, annotations)
+    recipe = cascade.recipe
+    source = source_of(
+        data_format,
+        images,
+        annotations,
+        params or [],
+        num_points=len(recipe.object.points),
+        category=recipe.object.category,
+        max_pixels=recipe.image.max_pixels,
+    )
     evaluators = _evaluators(metrics, group_by)
     options = checked_options(cascade, upto, min_object, score)
     _tell_about(source, annotations)
@@ -268,27 +282,6 @@ def evaluate(
     print("\n".join([summary_line(annotations.stem, figures), *group_lines(figures), *funnel_lines(figures["funnel"])]))
     write_json(json_file, figures)
     list_failures(errors, folder)
-
-
-def _truth(cascade: Cascade, data_format: str, images: Path, annotations: Path) -> Source:
-    from cascade_det.core.registry import SOURCES
-
-    if data_format not in ("coco",):
-        raise RecipeError(f"--format {data_format!r}: {choices(data_format, ['coco'])}.")
-    if not images.is_dir():
-        raise DataError(f"--images {images}: no such folder; name the one that the annotations' file names start from.")
-    params = {"images": str(images.resolve()), "annotations": str(annotations.resolve())}
-    recipe = cascade.recipe
-    source: Source = SOURCES.build(
-        data_format,
-        params,
-        "--annotations",
-        num_points=len(recipe.object.points),
-        object_category=recipe.object.category,
-        base_dir=".",
-        max_pixels=recipe.image.max_pixels,
-    )
-    return source
 
 
 def _tell_about(source: Source, annotations: Path) -> None:

@@ -79,6 +79,18 @@ def aspect_reach(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> NDArray[Any]:
     return root / (2 - root)
 
 
+def window_reach(boxes_xyxy: Boxes, windows_hw: NDArray[Any]) -> NDArray[Any]:
+    """Return the best IoU, ``(N,)``, that windows of sizes ``(L, 2)`` height width reach where they fit an object best.
+
+    >>> window_reach(np.array([[0., 0., 10., 20.]]), np.array([[20, 20], [10, 10]])).round(3)
+    array([0.5])
+    """
+    width, height = (side[:, None] for side in box_sides(boxes_xyxy))
+    common = np.minimum(width, windows_hw[:, 1]) * np.minimum(height, windows_hw[:, 0])
+    union = width * height + windows_hw.prod(axis=1) - common
+    return (common / np.maximum(union, 1e-12)).max(axis=1, initial=0)
+
+
 def clip_boxes(boxes_xyxy: Boxes, image_hw: tuple[int, int]) -> Boxes:
     """Return boxes clipped to a picture of `image_hw`."""
     height, width = image_hw

@@ -72,7 +72,7 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
     if not data:
         raise DataError(f"{path}: the file is empty.")
     try:
-        with _open_header(data) as picture:
+        with _open_header(io.BytesIO(data)) as picture:
             _refuse_large(path, picture, max_pixels)
             rotate = _orientation(picture) != 1 and annotated_hw != (picture.height, picture.width)
             decoded = None if rotate else _decode_plain(picture, data)
@@ -88,12 +88,30 @@ def read_image(path: str | Path, annotated_hw: tuple[int, int] | None = None, ma
         raise DataError(f"{path}: not a readable picture ({error or type(error).__name__}).") from error
 
 
-def _open_header(data: bytes) -> Image.Image:
+def picture_size(path: Path, *, turned: bool) -> tuple[int, int]:
+    """Return height and width in pixels of a picture from its header; nothing is decoded.
+
+    Args:
+        path: the file.
+        turned: as viewers show it, EXIF orientation applied; otherwise as its pixels are stored.
+
+    Raises:
+        DataError: missing, empty or not a picture; the message names the file and the reason.
+    """
+    try:
+        with _open_header(path) as picture:
+            swapped = turned and _orientation(picture) >= 5  # 5 to 8 lie on their side
+            return (picture.width, picture.height) if swapped else (picture.height, picture.width)
+    except Exception as error:  # headers of damaged files raise nearly anything
+        raise DataError(f"{path}: not a readable picture ({error or type(error).__name__}).") from error
+
+
+def _open_header(file: Path | io.BytesIO) -> Image.Image:
     """Open a picture without Pillow's cap on its size, which is the whole program's; ours is checked by the caller."""
     with _HEADER_LOCK:  # else a thread could put back the other's None for good
         cap, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
         try:
-            return Image.open(io.BytesIO(data))
+            return Image.open(file)
         finally:
             Image.MAX_IMAGE_PIXELS = cap
 
@@ -109,10 +127,24 @@ def _refuse_large(name: object, picture: Image.Image, max_pixels: int) -> None:
 
 def _orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation 1 to 8; 1 where there is none or the EXIF block is damaged, as viewers do."""
+    if picture.format == "PNG" and not _may_hold_exif(picture):
+        return 1
     try:
         return int(picture.getexif().get(_EXIF_ORIENTATION, 1))
     except Exception:  # the picture itself may be whole
         return 1
+
+
+def _may_hold_exif(picture: Image.Image) -> bool:
+    """Return whether the words that begin EXIF stand in a PNG file; Pillow would decode all of it to find none."""
+    file: Any = getattr(picture, "fp", None)
+    if file is None:
+        return True
+    place = file.tell()
+    file.seek(0)
+    data = file.read()
+    file.seek(place)
+    return b"eXIf" in data or b"Raw profile type" in data
 
 
 def _decode_plain(picture: Image.Image, data: bytes) -> Pixels | None:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _GIVEN_TO_STAGES: dict[str, Any] = {"name": "", "window_hw": (), "net": None, "heads": {}}  # by build_stage
+_NO_PATHS = ("category", "level", "others", "split")  # of a source: a folder of such a name means nothing
 _GIVEN_TO_NETS: dict[str, Any] = {"window_hw": ()}
 
 
@@ -65,7 +66,10 @@ def _found_from_here(recipe: Recipe, overrides: Sequence[str]) -> Recipe:
     def source(key: str, part: SourcePart) -> SourcePart:
         if "base_dir" not in registry.SOURCES.parameters(part.kind):  # it reads no files
             return part
-        params = {name: absolute(f"{key}.params.{name}", value) for name, value in part.params.items()}
+        params = {
+            name: value if name in _NO_PATHS else absolute(f"{key}.params.{name}", value)
+            for name, value in part.params.items()
+        }
         return dataclasses.replace(part, params=params)
 
     train, val = (
@@ -158,6 +162,14 @@ def _override(text: str, stages: list[Any]) -> Any:
         return OmegaConf.from_dotlist([text])
     except yaml.YAMLError as error:
         raise RecipeError(f"override {text!r}: the value is not YAML ({' '.join(str(error).split())}).") from error
+
+
+def plain_values(texts: Sequence[str]) -> dict[str, Any]:
+    """Return texts ``KEY=VALUE`` as a mapping, their values read as YAML; raises a `RecipeError` if one is none."""
+    from omegaconf import OmegaConf
+
+    merged = OmegaConf.merge({}, *(_override(text, []) for text in texts))
+    return OmegaConf.to_container(merged)  # type: ignore[return-value]  # keys of KEY=VALUE are texts
 
 
 def _read_yaml(path: Path) -> dict[str, Any]:

@@ -170,7 +170,14 @@ SAMPLERS = Registry(
     ["cascade_det.samplers.iou_bands", "cascade_det.samplers.point_windows", "cascade_det.samplers.from_cascade"],
 )
 STAGES = Registry("stage", ["cascade_det.stages.proposer", "cascade_det.stages.refiner"])
-SOURCES = Registry("source", ["cascade_det.data.formats.coco", "cascade_det.data.synthetic"])
+_FORMATS = ("celeba", "coco", "fddb", "folder", "lists", "voc", "wider", "yolo")
+SOURCES = Registry(
+    "source",
+    [
+        "cascade_det.data.synthetic",
+        *(f"cascade_det.data.formats.{name}" for name in _FORMATS),
+    ],
+)
 EVALUATORS = Registry("evaluator", ["cascade_det.evaluation.coco"])
 ALL = (NETS, HEADS, SAMPLERS, STAGES, SOURCES, EVALUATORS)
 

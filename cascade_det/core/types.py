@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 Index = Any  # a boolean mask, an index array or a slice
 
 MAX_PIXELS = 200_000_000  # of a picture file, where a recipe does not say otherwise
+PICTURE_SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp")
 
 
 class SampleRole(IntEnum):

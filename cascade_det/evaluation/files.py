@@ -7,6 +7,7 @@ there, so nothing is rounded between a detection, its file and its score.
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from cascade_det.core.geometry import box_area
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.atomic import write_json_atomic
-from cascade_det.data.sources import Picture
+from cascade_det.data.sources import Picture, Source
 from cascade_det.evaluation.base import ScoredSet
 
 CATEGORY_ID = 1  # of every detection and truth that this package writes
@@ -52,9 +53,29 @@ def coco_results(pictures: Sequence[Picture], detections: Sequence[Detections]) 
 
 def coco_truth(scored: ScoredSet) -> dict[str, Any]:
     """Return the truth as a COCO data set with one category; ignored objects are crowds, which pycocotools ignores."""
-    category = {"id": CATEGORY_ID, "name": scored.category, "supercategory": scored.category}
-    if scored.point_names:
-        category |= {"keypoints": list(scored.point_names), "skeleton": []}
+    return _coco_data(scored.pictures, scored.truth, scored.category, scored.point_names, attributes=False)
+
+
+def coco_set(source: Source, category: str, point_names: Sequence[str]) -> dict[str, Any]:
+    """Return all that a source holds as a COCO data set: as `coco_truth`, with the attributes of the objects too.
+
+    An attribute is a column of `extras` of texts, numbers or truth values; a number that is not finite is left out.
+    """
+    truth = [source.annotations(index) for index in range(len(source.pictures))]
+    return _coco_data(source.pictures, truth, category, point_names, attributes=True)
+
+
+def _coco_data(
+    pictures: Sequence[Picture],
+    truth: Sequence[Annotations],
+    name: str,
+    point_names: Sequence[str],
+    *,
+    attributes: bool,
+) -> dict[str, Any]:
+    category = {"id": CATEGORY_ID, "name": name, "supercategory": name}
+    if point_names:
+        category |= {"keypoints": list(point_names), "skeleton": []}
     images = [
         {
             **picture.fields,
@@ -63,12 +84,15 @@ def coco_truth(scored: ScoredSet) -> dict[str, Any]:
             "width": picture.image_hw[1],
             "height": picture.image_hw[0],
         }
-        for picture in scored.pictures
+        for picture in pictures
     ]
     annotations: list[dict[str, Any]] = []
-    for picture, objects in zip(scored.pictures, scored.truth, strict=True):
+    for picture, objects in zip(pictures, truth, strict=True):
         # ids start at 1: pycocotools takes a match with an object of id 0 for no match
-        annotations += _objects(picture.image_id, objects, first_id=len(annotations) + 1)
+        records = _objects(picture.image_id, objects, first_id=len(annotations) + 1)
+        if attributes:
+            records = [own | record for own, record in zip(_attributes(objects), records, strict=True)]
+        annotations += records
     return {"images": images, "annotations": annotations, "categories": [category]}
 
 
@@ -95,6 +119,19 @@ def _objects(image_id: int, truth: Annotations, first_id: int) -> list[dict[str,
             record["num_keypoints"] = int(truth.points_known[row].sum())
         records.append(record)
     return records
+
+
+def _attributes(truth: Annotations) -> list[dict[str, Any]]:
+    """Return the attributes of each object."""
+    columns = {name: column.tolist() for name, column in truth.extras.items() if column.ndim == 1}
+    return [
+        {name: values[row] for name, values in columns.items() if _is_attribute(values[row])}
+        for row in range(len(truth))
+    ]
+
+
+def _is_attribute(value: object) -> bool:
+    return isinstance(value, (str, int)) or (isinstance(value, float) and math.isfinite(value))  # a bool is an int
 
 
 def _areas(truth: Annotations) -> NDArray[np.float64]:

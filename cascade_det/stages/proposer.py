@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cascade_det.core.imaging import Resampler
 from cascade_det.core.nms import nms
 from cascade_det.core.registry import register_stage
+from cascade_det.core.schema import PyramidSection
 from cascade_det.core.types import Detections
 from cascade_det.heads.base import Head
 from cascade_det.nets.base import Net
@@ -23,9 +24,12 @@ _PASS_PIXELS = 1 << 21  # of one forward pass: levels of equal size go together 
 
 
 def pyramid_levels(
-    image_hw: tuple[int, int], window_hw: tuple[int, int], settings: StageSettings, whole_pixels: bool = False
+    image_hw: tuple[int, int],
+    window_hw: tuple[int, int],
+    settings: StageSettings | PyramidSection,
+    whole_pixels: bool = False,
 ) -> list[tuple[int, int]]:
-    """Return the sizes of the pyramid's levels, largest first.
+    """Return the sizes of the pyramid's levels, largest first; of `settings` what a recipe's `pyramid` holds counts.
 
     On the first level an object of `min_object_px` has the window's height; each further level is `factor` times as
     large. A level smaller than the window is not built, nor one on which `max_object_px` is below the window. With

@@ -11,7 +11,7 @@ import numpy as np
 from cascade_det.core.geometry import aspect_reach, box_sides
 from cascade_det.core.recipe import build_samplers, build_stage, stage_train, window_of
 from cascade_det.core.schema import Recipe
-from cascade_det.data.formats.coco import Coco
+from cascade_det.data.formats.picture_files import PictureFiles
 from cascade_det.data.picture_set import PictureSet, refuse_missing, refuse_overlap
 from cascade_det.data.sources import left_out
 from cascade_det.errors import DataError
@@ -85,7 +85,7 @@ def _check_data(report: CheckReport, split: str, pictures: PictureSet) -> None:
 def _unreadable(pictures: PictureSet, name: str) -> list[str]:
     number = pictures.names.index(name)
     source, faults = pictures.sources[number], []
-    if not isinstance(source, Coco):
+    if not isinstance(source, PictureFiles):
         return []
     for index in range(len(source.pictures)):
         try:

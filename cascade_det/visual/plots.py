@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _PART = ("train", "val")
 _LOG_SPAN = 50  # curves of positive values that span more than this ratio get a logarithmic axis
 _BAR, _LINE = "#4c78a8", "#e45756"
+_HEIGHT_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+_ASPECT_TICKS = (0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10)
 Curve = tuple[Sequence[float], Sequence[float]]
 SCORE_AXES: Mapping[str, Mapping[str, Any]] = {
     "precision-recall": {"xlabel": "recall", "ylabel": "precision", "xlim": (0, 1.005), "ylim": (0, 1.02)},
@@ -124,6 +126,42 @@ def plot_funnel(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     axes.set(ylabel="recall", ylim=(0, 1.05), xlim=(-0.6, len(rows) - 0.4))
     axes.yaxis.label.set_color(_BAR)
     _plot_candidates(axes, candidates)
+    _save(figure, path)
+
+
+def plot_objects(boxes: Mapping[str, NDArray[Any]], path: str | Path, min_object_px: float) -> None:
+    """Plot how high objects are and how wide for their height, a line a source.
+
+    Args:
+        boxes: for each name boxes ``(N, 4)`` x0 y0 x1 y1 in pixels.
+        path: the file to write; its folder is made if missing.
+        min_object_px: height of the smallest object that is looked for, marked.
+    """
+    figure = _figure(10.4, 4.2)
+    figure.suptitle("Objects")
+    heights = {name: own[:, 3] - own[:, 1] for name, own in boxes.items()}
+    aspects = {name: (own[:, 2] - own[:, 0]) / heights[name] for name, own in boxes.items()}
+    panels = (("height in pixels", heights, _HEIGHT_TICKS), ("width / height", aspects, _ASPECT_TICKS))
+    for place, (label, values, ticks) in enumerate(panels, start=1):
+        axes = figure.add_subplot(1, 2, place)
+        axes.set_xlabel(label)
+        axes.set_ylabel("share of the objects of a source")
+        present = {name: own for name, own in values.items() if len(own)}
+        if not present:
+            _say_empty(axes, "no objects")
+            continue
+        every = np.concatenate(list(present.values()))
+        bins = np.geomspace(every.min(), max(every.max(), every.min() * 1.01), 41).tolist()
+        for name, own in present.items():
+            axes.hist(own, bins, weights=np.full(len(own), 1 / len(own)), histtype="step", linewidth=1.6, label=name)
+        axes.set_xscale("log")
+        shown = [tick for tick in ticks if bins[0] <= tick <= bins[-1]]
+        axes.set_xticks(shown, [f"{tick:g}" for tick in shown])
+        axes.set_xticks([], minor=True)
+        axes.grid(alpha=0.3)
+        if values is heights:
+            axes.axvline(min_object_px, color=_LINE, linestyle="--", label=f"smallest sought: {min_object_px:g} px")
+        axes.legend(fontsize=8)
     _save(figure, path)
 
 

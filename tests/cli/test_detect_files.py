@@ -112,6 +112,93 @@ class TestForeignCrops:
         assert [path.name for path in crops.glob("*.png")] == ["00001_b_000.png"]
 
 
+class TestSubmissions:
+    """Files in the form of WIDER FACE and FDDB."""
+
+    @pytest.fixture
+    def events(self, tmp_path: Path) -> Path:
+        """Return a folder with two events, of which the second holds a picture that cannot be read."""
+        for name in ("2--Demo/a.b", "1--Parade/z"):
+            write_image(tmp_path / "events" / f"{name}.png", GREY)
+        (tmp_path / "events" / "2--Demo" / "bad.png").write_bytes(b"")
+        return tmp_path / "events"
+
+    def test_wider(self, events: Path, tmp_path: Path) -> None:
+        out = tmp_path / "out"
+        for _ in range(2):  # its own output is no foreign file
+            assert detect(events, "--out", out, "--save-as", "wider") == 1
+        score = float(np.float32(0.9))
+        assert content(out / "wider") == {
+            "1--Parade/z.txt": f"z\n1\n10.0 5.0 20.0 25.0 {score!r}\n".encode(),
+            "2--Demo/a.b.txt": f"a.b\n1\n10.0 5.0 20.0 25.0 {score!r}\n".encode(),
+        }
+        assert not (out / "fddb.txt").exists()
+        assert detect(events / "1--Parade", "--out", out, "--save-as", "wider") == 0
+        assert list(content(out / "wider")) == ["1--Parade/z.txt"]
+        assert detect(events / "1--Parade", "--out", out) == 0
+        assert not (out / "wider").exists()
+
+    def test_fddb(self, events: Path, tmp_path: Path) -> None:
+        out, lone = tmp_path / "out", events / "2--Demo" / "a.b.png"
+        assert detect(events, "--out", out, "--save-as", "fddb") == 1
+        face = f"1\n10.0 5.0 20.0 25.0 {float(np.float32(0.9))!r}\n"
+        assert (out / "fddb.txt").read_text() == f"1--Parade/z\n{face}2--Demo/a.b\n{face}2--Demo/bad\n0\n"
+        assert detect(lone, events / "1--Parade", "--out", out, "--save-as", "fddb") == 0
+        assert (out / "fddb.txt").read_text() == f"{lone.with_suffix('')}\n{face}z\n{face}"
+        assert detect(lone, "--out", out) == 0
+        assert not (out / "fddb.txt").exists()
+
+    @pytest.mark.parametrize("protocol", ["wider", "fddb"])
+    def test_scores_as_the_results_in_coco_s_form(
+        self, events: Path, tmp_path: Path, protocol: str, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        rng, out = np.random.default_rng(3), tmp_path / "out"
+        near = ONE_FACE.boxes + rng.normal(0, 3, (30, 4))
+        found = Detections(near, rng.random(30), np.full((30, 5, 2), 12))
+        monkeypatch.setattr(Cascade, "run", lambda self, images, **_: [found for _ in images])
+        assert detect(events, "--out", out, "--save-as", protocol) == 1
+        names = ("1--Parade/z", "2--Demo/a.b", "2--Demo/bad")
+        face = "10 5 20 25 0 0 0 0 0 0" if protocol == "wider" else "12 10 1.5 20 17 1"
+        suffix = ".png" if protocol == "wider" else ""
+        (tmp_path / "truth.txt").write_text("".join(f"{name}{suffix}\n1\n{face}\n" for name in names))
+        (tmp_path / "sizes.csv").write_text("name,width,height\n" + "".join(f"{name},60,40\n" for name in names))
+        sizes = ["--image-sizes", str(tmp_path / "sizes.csv")] if protocol == "fddb" else []
+        figures = []
+        for given in (out / {"wider": "wider", "fddb": "fddb.txt"}[protocol], out / "detections.json"):
+            command = ["score", protocol, "--predictions", str(given), "--annotations", str(tmp_path / "truth.txt")]
+            assert main([*command, *sizes, "--json", str(tmp_path / "s.json")]) == 0
+            figures.append(json.loads((tmp_path / "s.json").read_text()))
+        assert figures[0] == figures[1]
+
+    @pytest.mark.parametrize(
+        ("save_as", "names", "told"),
+        [
+            ("wider", ("in/x/a.png", "in/y/x/a.png"), "would both be wider/x/a.txt; detect one"),
+            ("fddb", ("in/a.png", "in/a.jpg"), "would both be a; detect one"),
+            ("wide", ("in/a.png",), "--save-as 'wide': did you mean 'wider'? Choices: coco, csv, fddb, wider"),
+        ],
+    )
+    def test_what_is_refused_before_a_picture_is_read(
+        self, tmp_path: Path, save_as: str, names: tuple[str, ...], told: str, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        for name in names:
+            write_image(tmp_path / name, GREY)
+        assert detect(tmp_path / "in", "--out", tmp_path / "out", "--save-as", save_as) == 2
+        assert told in capsys.readouterr().err
+        assert not (tmp_path / "out").exists()
+
+    def test_a_folder_of_another_origin_stays(
+        self, events: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        photo = tmp_path / "out" / "wider" / "1--Parade" / "z.txt"
+        photo.parent.mkdir(parents=True)
+        photo.write_text("mine")
+        for flags in ([], ["--save-as", "wider"]):
+            assert detect(events, "--out", tmp_path / "out", *flags) == 2
+            assert f"{photo} is not of an earlier run of this verb" in capsys.readouterr().err
+        assert photo.read_text() == "mine"
+
+
 class TestUnwritable:
     """A file that cannot be written is listed as a failure; all other results are there."""
 

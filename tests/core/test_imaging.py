@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from cascade_det.core.imaging import mirror_crops, read_image, to_image, write_image
+from cascade_det.core.imaging import mirror_crops, picture_size, read_image, to_image, write_image
 from cascade_det.errors import DataError
 
 quick = settings(deadline=None, max_examples=40)
@@ -123,6 +123,23 @@ def test_applies_exif_unless_the_truth_was_drawn_without(
     exif[0x0112] = orientation
     got = read_image(saved(tmp_path, Image.fromarray(RGB), exif=exif), annotated_hw)
     np.testing.assert_array_equal(got, ORIENTATIONS[orientation](RGB) if turned else RGB)
+
+
+@pytest.mark.parametrize("orientation", list(ORIENTATIONS))
+def test_size_from_the_header(tmp_path: Path, orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = saved(tmp_path, Image.fromarray(RGB), exif=exif)
+    assert picture_size(path, turned=True) == read_image(path).shape[:2]
+    assert picture_size(path, turned=False) == RGB.shape[:2]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"no picture", b"\xff\xd8\xff"])
+def test_size_of_what_is_no_picture(tmp_path: Path, content: bytes | None) -> None:
+    if content is not None:
+        (tmp_path / "a.jpg").write_bytes(content)
+    with pytest.raises(DataError, match=r"a\.jpg: not a readable picture"):
+        picture_size(tmp_path / "a.jpg", turned=True)
 
 
 @pytest.mark.parametrize("block", [b"Exif\0\0", b"Exif\0\0no TIFF header in here", b"Exif\0\0II*\0\xff\xff\xff\x7f"])

@@ -18,6 +18,7 @@ from cascade_det.core.recipe import (
     build_stage,
     find_recipe,
     load_recipe,
+    plain_values,
     recipe_from_dict,
     recipe_to_dict,
     recipe_to_yaml,
@@ -285,6 +286,41 @@ def test_a_wrong_preset(tmp_path: Path, base: dict[str, Any], presets: Any, name
     base["presets"] = presets
     with pytest.raises(RecipeError, match=message):
         load_recipe(written(tmp_path, base), preset=name)
+
+
+def test_what_a_source_takes_besides_paths_stays_though_a_folder_has_its_name(
+    path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "val").mkdir()
+    given = ("images", "annotations", "split", "category")
+    source = {"kind": "yolo", "params": {}}
+    overrides = [f"data.val={{v: {source}}}", *(f"data.val.v.params.{name}=val" for name in given)]
+    params = load_recipe(path, *overrides).data.val["v"].params
+    assert params == {
+        "images": str(tmp_path / "val"),
+        "annotations": str(tmp_path / "val"),
+        "split": "val",
+        "category": "val",
+    }
+
+
+@pytest.mark.parametrize(
+    ("texts", "values"),
+    [
+        ([], {}),
+        (["level=easy"], {"level": "easy"}),
+        (["a=[x, 1]", "b.c=2", "b.d=true"], {"a": ["x", 1], "b": {"c": 2, "d": True}}),
+    ],
+)
+def test_plain_values(texts: list[str], values: dict[str, Any]) -> None:
+    assert plain_values(texts) == values
+
+
+@pytest.mark.parametrize("text", ["level", "=easy", "a={"])
+def test_texts_that_are_no_values(text: str) -> None:
+    with pytest.raises(RecipeError, match=f"override {text!r}"):
+        plain_values([text])
 
 
 def test_an_environment_variable_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -88,7 +88,7 @@ class TestForeignFolders:
         for file in files:
             (folder / file).parent.mkdir(parents=True, exist_ok=True)
             (folder / file).write_text(KEPT if file == "recipe.yaml" else "")
-        monkeypatch.setattr(Run, "_do", lambda *_: None)
+        monkeypatch.setattr(Run, "_do", lambda *_, **__: None)
         return main(["train", str(recipe), f"run_dir={folder}"])
 
     @pytest.mark.parametrize(
@@ -191,7 +191,7 @@ class TestAnotherRecipe:
     ) -> None:
         read: list[str] = []
         monkeypatch.setattr(PictureSet, "content_hashes", property(lambda self: read.append("") or []))
-        monkeypatch.setattr(Run, "_do", lambda *_: None)
+        monkeypatch.setattr(Run, "_do", lambda *_, **__: None)
         assert main(["train", str(tiny_recipe())]) == 0
         assert read
         read.clear()

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from cascade_det.evaluation.protocol import Curve
-from cascade_det.visual.plots import SCORE_AXES, plot_funnel, plot_scores, plot_training_curves
+from cascade_det.visual.plots import SCORE_AXES, plot_funnel, plot_objects, plot_scores, plot_training_curves
 
 NAN = float("nan")
 STAGE = {"stage": "pnet", "candidates_out": 812.4, "recall": 0.98, "ms_per_image": 12.3}
@@ -132,3 +132,22 @@ def test_no_global_state_and_no_import_before_use(tmp_path: Path) -> None:
         f"plots.plot_funnel([], {str(tmp_path / 'f.png')!r}); assert 'matplotlib.pyplot' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": str(Path(__file__).parents[2])})
+
+
+@pytest.mark.parametrize(
+    "boxes",
+    [
+        {},
+        {"train": np.zeros((0, 4))},
+        {"train": np.array([[0, 0, 10, 20]])},
+        {
+            "train": np.array([[0, 0, 10, 20], [0, 0, 500, 300]]),
+            "val": np.array([[2, 2, 4, 3]]),
+            "no": np.zeros((0, 4)),
+        },
+    ],
+)
+def test_objects(tmp_path: Path, boxes: dict[str, Any]) -> None:
+    path = tmp_path / "new" / "objects.png"
+    plot_objects(boxes, path, 12)
+    assert is_picture(path)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -57,7 +56,7 @@ def picture_of(file: Path, record: Record) -> Picture:
     image_id, name = record.get("id"), record.get("file_name")
     if type(image_id) is not int or abs(image_id) >= 2**63:
         raise DataError(f"{file}: the picture {shown(name)} has the id {shown(image_id)}. Give it a whole number.")
-    _check_name(file, image_id, name)
+    check_name(f"{file}: picture {image_id} has the file_name {shown(name)}", name)
     for key in ("height", "width"):
         side = record.get(key)
         if side is None or type(side) not in (int, float) or not 1 <= side <= _LONGEST_PX or side != side // 1:
@@ -66,8 +65,8 @@ def picture_of(file: Path, record: Record) -> Picture:
     return Picture(image_id, str(name), (int(record["height"]), int(record["width"])), fields)
 
 
-def _check_name(file: Path, image_id: int, name: object) -> None:
-    where = f"{file}: picture {image_id} has the file_name {shown(name)}"
+def check_name(where: str, name: object) -> None:
+    """Raise a `DataError` that begins with `where` if a picture's name is none or leaves the folder of the pictures."""
     if not isinstance(name, str) or not name:
         raise DataError(f"{where}. Give it the name of its file.")
     if "\0" in name or any("\ud800" <= character <= "\udfff" for character in name):
@@ -113,79 +112,50 @@ def wanted_objects(
     return [record for record in records if wanted[record["category_id"]]]
 
 
-class ObjectRows:
-    """Columns of the objects that are taken from a file, one entry an object, and counts of what is left out.
+def edges(file: Path, records: Sequence[Record]) -> NDArray[np.float64]:
+    """Return the boxes of annotations as edges x0 y0 x1 y1, ``(N, 4)``; they may be infinite or NaN."""
+    rows = [numbers(_place(file, record), record, "bbox", 4) for record in records]
+    xywh = np.array(rows, np.float64).reshape(-1, 4)
+    with np.errstate(invalid="ignore", over="ignore"):
+        return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
+
+
+def keypoints(
+    file: Path, records: Sequence[Record], num_points: int, left_out: Counter[str]
+) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return points ``(N, K, 2)`` of annotations, 0 where unknown, and which are known, ``(N, K)``.
 
     Args:
-        file: named in errors.
-        pictures: the selected pictures; an object refers to one by its place in this list.
-        num_points: how many points an object has; 0 leaves keypoints unread.
+        file, records: where they are from.
+        num_points: K; 0 leaves them unread.
+        left_out: counts by reason, to which points that are not finite are added.
     """
-
-    def __init__(self, file: Path, pictures: Sequence[Picture], num_points: int) -> None:
-        self._file, self._pictures, self._num_points = file, pictures, num_points
-        self.picture: list[int] = []
-        self.record: list[Record] = []
-        self.box: list[list[float]] = []
-        self.points: list[NDArray[np.float64]] = []
-        self.known: list[NDArray[np.bool_]] = []
-        self.left_out: Counter[str] = Counter()
-
-    def add(self, record: Record, picture: int, wanted: bool) -> None:
-        """Take one annotation of the picture at place `picture`, or count why it is left out."""
-        if not wanted:
-            self.left_out["objects of other categories"] += 1
-            return
-        x, y, width, height = numbers(self._place(record), record, "bbox", 4)
-        edges = [x, y, x + width, y + height]
-        why = _fault(edges, self._pictures[picture].image_hw)
-        if why:
-            self.left_out[why] += 1
-            return
-        points, known = self._keypoints(record)
-        self.picture.append(picture)
-        self.record.append(record)
-        self.box.append(edges)
-        self.points.append(points)
-        self.known.append(known)
-
-    def _place(self, record: Record) -> str:
-        return f"{self._file}: annotation {shown(record['id'])}"
-
-    def _keypoints(self, record: Record) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
-        """Return points ``(K, 2)``, 0 where unknown, and which are known, ``(K,)``."""
-        given = record.get("keypoints")
-        if self._num_points == 0 or given is None or given == []:
-            return np.zeros((self._num_points, 2)), np.zeros(self._num_points, bool)
-        if isinstance(given, list) and len(given) % 3 == 0 and len(given) != 3 * self._num_points:
-            raise DataError(
-                f"{self._file}: annotation {shown(record['id'])} has {len(given) // 3} keypoints, but the recipe's "
-                f"object has {self._num_points}. Name the points of this file under `object.points`, or use a file "
-                "that fits."
-            )
-        triples = np.asarray(numbers(self._place(record), record, "keypoints", 3 * self._num_points)).reshape(-1, 3)
-        absent = triples[:, 2] <= 0  # NaN is not absent but wrong
-        usable = np.isfinite(triples[:, 2]) & (np.abs(triples[:, :2]) <= FARTHEST_PX).all(axis=1)
-        broken = int((~absent & ~usable).sum())
-        if broken:
-            self.left_out["points that are not finite"] += broken
-        known = ~absent & usable
-        return np.where(known[:, None], triples[:, :2], 0), known
+    rows = [_triples(file, record, num_points) for record in records]
+    triples = np.array(rows, np.float64).reshape(len(records), num_points, 3)
+    absent = triples[..., 2] <= 0  # NaN is not absent but wrong
+    usable = np.isfinite(triples[..., 2]) & (np.abs(triples[..., :2]) <= FARTHEST_PX).all(axis=2)
+    broken = int((~absent & ~usable).sum())
+    if broken:
+        left_out["points that are not finite"] += broken
+    known = ~absent & usable
+    return np.where(known[..., None], triples[..., :2], 0), known
 
 
-def _fault(edges: Sequence[float], image_hw: tuple[int, int]) -> str:
-    """Return why a box x0 y0 x1 y1 cannot be used, or ""."""
-    x0, y0, x1, y1 = edges
-    if not all(map(math.isfinite, edges)):
-        return "boxes that are not finite"
-    if x1 <= x0 or y1 <= y0:
-        return "boxes without area"
-    if x0 >= image_hw[1] or y0 >= image_hw[0] or x1 <= 0 or y1 <= 0:
-        return "boxes outside their picture"
-    if max(map(abs, edges)) > FARTHEST_PX:
-        return "boxes that reach too far"
-    thin = np.float32(x1) <= np.float32(x0) or np.float32(y1) <= np.float32(y0)
-    return "boxes without area" if thin else ""
+def _triples(file: Path, record: Record, num_points: int) -> list[float]:
+    """Return x y v of each point; v = 0 where an annotation has none."""
+    given = record.get("keypoints")
+    if num_points == 0 or given is None or given == []:
+        return [0.0] * (3 * num_points)
+    if isinstance(given, list) and len(given) % 3 == 0 and len(given) != 3 * num_points:
+        raise DataError(
+            f"{_place(file, record)} has {len(given) // 3} keypoints, but the recipe's object has {num_points}. "
+            "Name the points of this file under `object.points`, or use a file that fits."
+        )
+    return numbers(_place(file, record), record, "keypoints", 3 * num_points)
+
+
+def _place(file: Path, record: Record) -> str:
+    return f"{file}: annotation {shown(record['id'])}"
 
 
 def columns(records: Sequence[Record], all_records: Sequence[Record]) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,205 @@
+"""WIDER FACE (Yang, Luo, Loy, Tang, CVPR 2016): its text annotation, and the levels of its evaluation toolbox."""
+
+from __future__ import annotations
+
+import hashlib
+import posixpath
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cascade_det.core.registry import register_source
+from cascade_det.core.types import MAX_PIXELS
+from cascade_det.data.formats.objects import Objects
+from cascade_det.data.formats.picture_files import Listed, Parsed, PictureFiles
+from cascade_det.data.formats.selection import Where
+from cascade_det.data.formats.text_lines import Line, read_blocks, read_lines
+from cascade_det.errors import DataError, choices
+
+LEVELS = ("easy", "medium", "hard")
+_ATTRIBUTES = {"blur": 2, "expression": 1, "illumination": 1, "invalid": 1, "occlusion": 2, "pose": 1}  # largest value
+_COLUMNS = f"x y w h {' '.join(_ATTRIBUTES)}"
+_TEXT = "the text annotation of WIDER FACE, such as wider_face_val_bbx_gt.txt"
+_LAYOUT = "WIDER_val, or WIDER_val/images, with EVENT/IMAGE.jpg in it as the archive unpacks"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class WiderFaces:
+    """The faces of P pictures.
+
+    Attributes:
+        names: ``EVENT/IMAGE.jpg`` of each picture.
+        picture: ``(G,)`` row of each face's picture.
+        boxes_xywh: ``(G, 4)`` x y width height in pixels, as they stand.
+        attributes: by name ``(G,)`` int64.
+        counted: ``(G,)`` which faces count at the level, or None where no level is chosen.
+        file_hash: of all that was read.
+    """
+
+    names: list[str]
+    picture: NDArray[np.intp]
+    boxes_xywh: NDArray[np.float64]
+    attributes: Mapping[str, NDArray[np.int64]]
+    counted: NDArray[np.bool_] | None
+    file_hash: str
+
+
+@register_source("wider")
+class Wider(PictureFiles):
+    """WIDER FACE as it unpacks.
+
+    Args:
+        images: the folder ``WIDER_train`` or ``WIDER_val``, or ``images`` in it. Pictures that are not there are left
+            out.
+        annotations: ``wider_face_*_bbx_gt.txt``, or the folder of the evaluation toolbox that holds
+            ``wider_face_val.mat`` and the three files of the levels.
+        level: easy, medium or hard, of the toolbox's files alone: other faces than the level counts are ignored.
+        where: keep only pictures whose field `event` has one of these values.
+        where_not: leave out pictures whose field has one of these values.
+        num_points: how many points an object has; none is known here.
+        base_dir: folder that relative paths are resolved against.
+        max_pixels: a picture of more pixels is refused before it is decoded.
+
+    Without a level, faces marked `invalid` are ignored. A face without width or height is left out and counted.
+    `extras` are blur, expression, illumination, occlusion and pose, whole numbers from 0 as the data set has them.
+
+    Raises:
+        TypeError, ValueError: a parameter has another form than these, or a value that there is not.
+    """
+
+    version = 1
+
+    def __init__(
+        self,
+        *,
+        images: str,
+        annotations: str,
+        level: str | None = None,
+        where: Where | None = None,
+        where_not: Where | None = None,
+        num_points: int = 0,
+        base_dir: str = ".",
+        max_pixels: int = MAX_PIXELS,
+    ) -> None:
+        if level is not None and level not in LEVELS:
+            raise ValueError(f"level={level!r}; {choices(level, LEVELS)}")
+        super().__init__(
+            Path(base_dir) / images,
+            Path(base_dir) / annotations,
+            where=where,
+            where_not=where_not,
+            num_points=num_points,
+            max_pixels=max_pixels,
+        )
+        self._level = level
+
+    def _parse(self) -> Parsed:
+        faces = read_wider(self._file, self._level)
+        x, y, width, height = faces.boxes_xywh.T
+        ignored = faces.attributes["invalid"] == 1 if faces.counted is None else ~faces.counted
+        objects = Objects.of(
+            faces.picture,
+            np.stack([x, y, x + width, y + height], axis=1),
+            self._num_points,
+            ignore=ignored,
+            extras={name: column for name, column in faces.attributes.items() if name != "invalid"},
+        )
+        inner = self._folder / "images"
+        return self._on_disk(
+            Listed(
+                inner if inner.is_dir() else self._folder,
+                faces.names,
+                [{"event": posixpath.dirname(name)} for name in faces.names],
+                objects,
+                faces.file_hash,
+                _LAYOUT,
+                params=[self._level],
+            )
+        )
+
+
+def read_wider(annotations: Path, level: str | None = None) -> WiderFaces:
+    """Return the faces of a text file, or of the toolbox's folder, with what counts at `level`; see `Wider`.
+
+    Raises:
+        DataError: the annotation is missing or wrong; the message names file, line or picture, and value.
+    """
+    if annotations.is_dir():
+        return _read_mat(annotations / f"wider_{level or 'face'}_val.mat", level)
+    if annotations.suffix == ".mat":
+        raise DataError(f"{annotations}: `annotations` must name the folder of the toolbox's .mat files, or {_TEXT}.")
+    if level is not None:
+        raise DataError(
+            f"{annotations} knows no levels, but level is {level!r}. `annotations` must name the folder of the "
+            "evaluation toolbox's .mat files (ground_truth)."
+        )
+    lines, file_hash = read_lines(annotations, _TEXT)
+    names, picture, values = parse_faces(lines)
+    return WiderFaces(names, picture, values[:, :4], _attributes(values), None, file_hash)
+
+
+def parse_faces(lines: Sequence[Line]) -> tuple[list[str], NDArray[np.intp], NDArray[np.float64]]:
+    """Return names of pictures, the row ``(G,)`` of each face's picture, and its ten numbers ``(G, 10)``.
+
+    The numbers are x y width height blur expression illumination invalid occlusion pose.
+
+    Raises:
+        DataError: a line is not what is due there.
+    """
+    blocks = read_blocks(lines, _COLUMNS, "faces")
+    given, largest = blocks.values[:, 4:], np.array(list(_ATTRIBUTES.values()))
+    for row, column in np.argwhere((given < 0) | (given > largest) | (given % 1 != 0))[:1]:
+        name, most = list(_ATTRIBUTES.items())[column]
+        raise blocks.rows[row].fault(f"a face: {name} is {given[row, column]:g}, it must be a whole number to {most}")
+    return [line.name() for line in blocks.names], blocks.picture, blocks.values
+
+
+def _attributes(values: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
+    return {name: values[:, 4 + column].astype(np.int64) for column, name in enumerate(_ATTRIBUTES)}
+
+
+def _read_mat(file: Path, level: str | None) -> WiderFaces:
+    from scipy.io import loadmat
+
+    try:
+        file_hash = hashlib.sha256(file.read_bytes()).hexdigest()
+    except OSError as error:
+        raise DataError(
+            f"{file}: cannot be read ({error.strerror}). `annotations` must name the folder of the evaluation "
+            f"toolbox's .mat files (ground_truth), or {_TEXT}."
+        ) from error
+    try:
+        return _faces_of(loadmat(file), level, file_hash)
+    except Exception as error:  # scipy raises nearly anything for damaged files
+        raise DataError(
+            f"{file} is no ground truth of the WIDER FACE toolbox ({type(error).__name__}: {error}). Fetch it anew."
+        ) from error
+
+
+def _faces_of(mat: Mapping[str, Any], level: str | None, file_hash: str) -> WiderFaces:
+    """Return the faces of a file of the toolbox, whose columns are nested: by event, then by picture."""
+    names: list[str] = []
+    rows: list[NDArray[Any]] = []
+    counted: list[NDArray[np.bool_]] = []
+    for event, (event_name,) in enumerate(mat["event_list"][:, 0]):
+        for picture, (name,) in enumerate(mat["file_list"][event, 0][:, 0]):
+            columns = [mat["face_bbx_list"], *(mat[f"{attribute}_label_list"] for attribute in _ATTRIBUTES)]
+            own = [column[event, 0][picture, 0] for column in columns]
+            faces = len(own[0])
+            boxes_and_rest = [own[0].reshape(faces, 4), *(part.reshape(faces, 1) for part in own[1:])]
+            rows.append(np.concatenate(boxes_and_rest, axis=1).astype(np.float64))
+            chosen = np.zeros(faces, bool)
+            if level is not None:
+                chosen[mat["gt_list"][event, 0][picture, 0].astype(np.intp).ravel() - 1] = True  # MATLAB counts from 1
+            counted.append(chosen)
+            names.append(f"{event_name}/{name}.jpg")
+    values = np.concatenate([np.zeros((0, 4 + len(_ATTRIBUTES))), *rows])
+    picture_of = np.repeat(np.arange(len(names)), [len(own) for own in rows])
+    which = np.concatenate([np.zeros(0, bool), *counted])
+    return WiderFaces(
+        names, picture_of, values[:, :4], _attributes(values), None if level is None else which, file_hash
+    )
