@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cascade_det.core.geometry import aspect_reach, box_sides
-from cascade_det.core.recipe import build_samplers, build_stage, stage_train, window_of
-from cascade_det.core.schema import Recipe
+from cascade_det.core.recipe import build_samplers, build_stage, stage_train
+from cascade_det.core.schema import Recipe, window_of
 from cascade_det.data.formats.coco import Coco
 from cascade_det.data.picture_set import PictureSet, refuse_missing, refuse_overlap
 from cascade_det.data.sources import left_out
@@ -107,10 +107,11 @@ def _check_reach(report: CheckReport, recipe: Recipe, train: PictureSet) -> None
         f"{share:.1%} of the objects are at least pyramid.min_object_px={recipe.pyramid.min_object_px:g} high"
     )
     for name, section in recipe.stages.items():
-        reach = float((aspect_reach(boxes, window_of(section)) >= _REACH_IOU).mean())
+        window_hw = window_of(section)
+        reach = float((aspect_reach(boxes, window_hw) >= _REACH_IOU).mean())
         report.facts[f"reach.{name}"] = reach
         report.lines.append(
-            f"{name}: windows of {section.window_hw[0]}x{section.window_hw[1]} (h x w) reach IoU {_REACH_IOU} "
+            f"{name}: windows of {window_hw[0]}x{window_hw[1]} (h x w) reach IoU {_REACH_IOU} "
             f"on {reach:.1%} of the objects"
         )
         smallest = {
