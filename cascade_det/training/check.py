@@ -18,7 +18,7 @@ from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
 from cascade_det.stages.refiner import Refiner
 from cascade_det.training.plan import Plan
-from cascade_det.training.preflight import check_parts, rehearse_evaluation
+from cascade_det.training.preflight import check_parts, check_truth, rehearse_evaluation
 
 _REACH_IOU = 0.65
 
@@ -49,6 +49,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
         elif len(pictures) and pictures.counted_objects() == 0:
             report.problems.append(f"data.{split}: no objects")
     if not report.problems:
+        check_truth(recipe, train)
         refuse_overlap(train, val)
         rehearse_evaluation(recipe, val.sources)
     _check_reach(report, recipe, train)
