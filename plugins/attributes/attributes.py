@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,12 +23,15 @@ _Of = Mapping[str, Mapping[str, Sequence[Any]]]
 _TRUTH_VALUES = {"True": "1", "False": "0"}
 
 
-def _texts(values: NDArray[Any]) -> NDArray[np.str_]:
-    """Return values ``(N,)`` as texts that agree whatever a source kept them as: 1, 1.0 and true are "1", NaN is ""."""
-    if values.dtype.kind in "biuf":
-        numbers = values.astype(np.float64)
-        return np.array(["" if np.isnan(number) else f"{number:g}" for number in numbers.tolist()], np.str_)
-    return np.array([_TRUTH_VALUES.get(str(value), str(value)) for value in values.tolist()], np.str_)
+def _text(value: Any) -> str:
+    """Return a value as a text that agrees whatever a source kept it as: 1, 1.0 and true are "1", NaN is ""."""
+    if isinstance(value, float):
+        return "" if value != value else str(int(value)) if value.is_integer() else str(value)
+    return _TRUTH_VALUES.get(str(value), str(value))
+
+
+def _texts(values: Iterable[Any]) -> NDArray[np.str_]:
+    return np.array([_text(value) for value in values], np.str_)
 
 
 class Attributes:
@@ -58,7 +61,7 @@ class Attributes:
         present, known = np.zeros((2, rows, len(self.names)), bool)
         for column, name in enumerate(self.names):
             if name in extras:
-                values = _texts(extras[name])
+                values = _texts(extras[name].tolist())
                 present[:, column] = np.isin(values, self._present[name])
                 known[:, column] = present[:, column] | np.isin(values, self._absent[name])
         return present, known
@@ -68,7 +71,7 @@ def _values(name: str, values: Any, side: str) -> NDArray[np.str_]:
     listed = values.get(side) if isinstance(values, Mapping) and set(values) == {"present", "absent"} else None
     if not isinstance(listed, Sequence) or isinstance(listed, str) or not listed:
         raise ValueError(f"of.{name}={values!r} must be {{present: [VALUES], absent: [VALUES]}}")
-    return _texts(np.array([*listed], object))
+    return _texts(listed)
 
 
 @register_head("attributes")

@@ -70,7 +70,8 @@ def _values(flag: str, picture: Picture, truth: Annotations) -> list[str]:
     """Return the value of each object as a text, "" where there is none; a source may keep whole numbers as floats."""
     column = truth.extras.get(flag)
     values = [picture.fields.get(flag)] * len(truth) if column is None else column.tolist()
-    return ["" if v is None or v != v else f"{v:g}" if isinstance(v, float) else str(v) for v in values]
+    values = [int(v) if isinstance(v, float) and v.is_integer() else v for v in values]
+    return ["" if v is None or v != v else str(v) for v in values]
 
 
 def _figures(found: Sequence[NDArray[np.bool_]]) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class TestHead:
             ["1", "0"],
         ],
     )
-    @pytest.mark.parametrize("values", [(True, False), (1, 0), ("1", "0")])
+    @pytest.mark.parametrize("values", [(True, False), (1, 0), (1.0, 0.0), ("1", "0")])
     def test_a_truth_value_is_one_whatever_a_source_keeps_it_as(self, column: list[Any], values: Any) -> None:
         head = head_of({"old": {"present": values[:1], "absent": values[1:]}})
         assert head.teaches(truth_of(old=column)).all()
