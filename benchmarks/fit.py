@@ -22,7 +22,8 @@ import torch
 from timing import print_machine, spread
 from training_data import draw_pool
 
-from cascade_det.core.recipe import load_recipe, stage_train, window_of
+from cascade_det.core.recipe import load_recipe, stage_train
+from cascade_det.core.schema import window_of
 from cascade_det.data.loader import CropData
 from cascade_det.training import fit
 

@@ -17,6 +17,7 @@ from cascade_det.data.synthetic import Synthetic
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PLUGIN_PAGES = sorted((ROOT / "plugins").rglob("README.md"))
 PACKAGE = Path(cascade_det.__file__).parent
 WITH_EXAMPLES = [path for path in sorted(PACKAGE.rglob("*.py")) if ">>>" in path.read_text(encoding="utf-8")]
 
@@ -57,7 +58,7 @@ def test_examples_of_docstrings(path: Path) -> None:
     assert result.failed == 0
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", [*PAGES, *PLUGIN_PAGES], ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_to_files_lead_somewhere(page: Path) -> None:
     made = {"reference/recipe.md", "reference/parts.md"}  # written when the site is built
     text = page.read_text(encoding="utf-8")

@@ -8,16 +8,16 @@ import re
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from cascade_det.core.schema import Recipe, StageSection, View
+from cascade_det.core.schema import Recipe, StageSection, View, window_of
 from cascade_det.errors import RecipeError, choices
 
 _SHARES = {
     "hardest_share", "share", "detect_recall", "mine_recall", "nms", "nms_across_levels", "mirror", "brightness",
-    "contrast", "colour", "grey", "blur", "cover", "ema",
+    "contrast", "colour", "grey", "blur", "cover", "ema", "rho",
 }  # fmt: skip
 _POSITIVE = {
     "samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "max_pixels", "min_object_px",
-    "validations", "scale", "detect_recall", "mine_recall", "max_images",
+    "validations", "scale", "detect_recall", "mine_recall", "max_images", "rho",
 }  # fmt: skip
 _CHOICES = {
     "reduction": ("mean", "hardest"),
@@ -134,6 +134,8 @@ def _check_stage(key: str, stage: StageSection, first: bool) -> None:
     window = list(stage.window_hw)
     if len(window) != 2 or min(window) < 4:
         raise RecipeError(f"{key}.window_hw={window}: must be [height, width] with sides of at least 4 pixels.")
+    if min(window_of(stage)) < 4:
+        raise RecipeError(f"{key}.rho={stage.rho}: leaves under 4 pixels of a side of window_hw={window}; raise it.")
     score = stage.keep.score
     number = isinstance(score, (int, float)) and not isinstance(score, bool)
     if score != "auto" and not (number and 0 <= score <= 1):

@@ -111,7 +111,8 @@ def crop_truth(plan: CropPlan, truth: Annotations, flip_points: NDArray[np.intp]
     rows, has_box = np.maximum(plan.truth, 0), plan.truth >= 0
     num_points = truth.points.shape[1]
     if len(truth) == 0:
-        truth = Annotations.of(np.zeros((1, 4)), num_points)
+        blank = {name: np.zeros((1, *column.shape[1:]), column.dtype) for name, column in truth.extras.items()}
+        truth = Annotations.of(np.zeros((1, 4)), num_points).replace(extras=blank)
     box, points = truth.boxes[rows], truth.points[rows]
     known = truth.points_known[rows] & has_box[:, None]
     corners = box[:, [0, 1, 2, 1, 2, 3, 0, 3]].reshape(len(plan), 4, 2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cascade_det.core import registry
 from cascade_det.core.checks import check_values
-from cascade_det.core.schema import Recipe, SourcePart, StageSection, StageTrain
+from cascade_det.core.schema import Recipe, SourcePart, StageTrain, window_of
 from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.errors import RecipeError, choices
 
@@ -286,11 +286,6 @@ def build_source(recipe: Recipe, split: str, name: str) -> Source:
         max_pixels=recipe.image.max_pixels,
     )
     return source
-
-
-def window_of(section: StageSection) -> tuple[int, int]:
-    """Return the window of a stage as (height, width)."""
-    return int(section.window_hw[0]), int(section.window_hw[1])
 
 
 def stage_train(recipe: Recipe, stage: str) -> StageTrain:

@@ -120,6 +120,9 @@ class StageSection:
     kind: str = key("proposer, refiner or a stage of a plug-in", "mine", "???")
     params: dict[str, Any] = key("parameters of the stage's constructor", "calibrate", factory=dict)
     window_hw: list[int] = key("height and width of the window in pixels", "mine", factory=lambda: [12, 12])
+    rho: float = key(
+        "resolution multiplier in (0, 1]: the window is window_hw times rho, in whole pixels", "mine", 1.0, later=True
+    )
     net: Part = key("the trunk; a stage without heads has none", "fit", factory=lambda: Part(""))
     heads: dict[str, HeadPart] = key("heads by name", "fit", factory=dict)
     keep: Keep = key("what the stage lets through", "calibrate", factory=Keep)
@@ -127,6 +130,12 @@ class StageSection:
     samplers: dict[str, Part] = key("samplers by name", "mine", factory=dict)
     train: StageTrain = key("how it is fitted", "fit", factory=StageTrain)
     rounds: int = key("how often mine and fit are repeated on the stage's own mistakes", "fit", 1)
+
+
+def window_of(section: StageSection) -> tuple[int, int]:
+    """Return the window of a stage as (height, width) in whole pixels, its resolution multiplier applied."""
+    height, width = (round(side * section.rho) for side in section.window_hw)
+    return height, width
 
 
 @dataclass

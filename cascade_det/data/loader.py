@@ -25,6 +25,8 @@ def head_targets(
     heads: Mapping[str, Head], truth: CropTruth, allowed: Mapping[str, NDArray[np.bool_]]
 ) -> dict[str, tuple[torch.Tensor, torch.Tensor]]:
     """Return (target, mask) of each head for a batch; `allowed` ``(B,)`` is what the sources of the rows teach."""
+    unknown = dict.fromkeys({name for head in heads.values() for name in head.extras}, np.full(len(truth), ""))
+    truth = truth.replace(extras={**unknown, **truth.extras})
     result = {}
     for name, head in heads.items():
         mask = head.teaches(truth)

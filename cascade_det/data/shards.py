@@ -86,15 +86,18 @@ def _columns(parts: Sequence[Crops]) -> dict[str, NDArray[Any]]:
 
 
 def _extra_columns(extras: Sequence[Mapping[str, NDArray[Any]]], rows: Sequence[int]) -> dict[str, NDArray[Any]]:
-    """Stack attribute columns; where a picture lacks one its rows hold 0 or an empty string."""
+    """Stack attribute columns; rows of a picture that lacks one hold "", or NaN among numbers and truth values."""
     columns = {}
     for name in sorted({name for extra in extras for name in extra}):
         known = [np.asarray(extra[name]) for extra in extras if name in extra]
         known = [column.astype(str) if column.dtype == object else column for column in known]
         dtype = np.result_type(*known)
+        if dtype.kind in "biu" and any(count and name not in extra for extra, count in zip(extras, rows, strict=True)):
+            dtype = np.result_type(dtype, np.float64)
+        unknown = np.nan if dtype.kind == "f" else np.zeros((), dtype)
         filled = []
         for extra, count in zip(extras, rows, strict=True):
-            missing = np.zeros((count, *known[0].shape[1:]), dtype)
+            missing = np.full((count, *known[0].shape[1:]), unknown, dtype)
             filled.append(np.asarray(extra[name]).astype(dtype) if name in extra else missing)
         columns[_EXTRA + name] = np.concatenate(filled)
     return columns

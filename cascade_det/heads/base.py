@@ -30,10 +30,13 @@ class Head(ABC):
         field: the column of `Detections` it fills: "scores" (exactly one head of a stage), "boxes", "points" or a
             name in `extras`.
         reduction: how its loss is reduced where the recipe does not say.
+        extras: names of the columns of `CropTruth.extras` that it learns from. A batch has each of them, with "" in
+            rows of pictures that say nothing of it (NaN among numbers); a run is refused where no picture has it.
     """
 
     version = 1
     field: str
+    extras: tuple[str, ...] = ()
     reduction: Reduction = Reduction.mean
 
     @abstractmethod

@@ -62,7 +62,8 @@ def difference(one: Mapping[str, NDArray[Any]], other: Mapping[str, NDArray[Any]
     for name, column in one.items():
         if column.shape != other[name].shape:
             return f"{name} has the shape {column.shape} and {other[name].shape}"
-        rows = np.flatnonzero((column != other[name]).any(axis=tuple(range(1, column.ndim))))
+        differs = (column != other[name]) & ((column == column) | (other[name] == other[name]))  # NaN is NaN
+        rows = np.flatnonzero(differs.any(axis=tuple(range(1, column.ndim))))
         if len(rows):
             return f"{name}[{rows[0]}] is {column[rows[0]].tolist()} and {other[name][rows[0]].tolist()}"
     return ""

@@ -33,13 +33,14 @@ def check_head(
         head: such as ``MyHead()``.
         num_points: K of the truth's points.
         flip_points: which point each becomes in a mirror; by default the last becomes the first.
-        extras: for a head that learns an attribute of objects: its name and the values that occur, such as
-            ``{"glasses": [0, 1]}``; they come as a column of `CropTruth.extras`.
+        extras: for a head that learns from columns of `CropTruth.extras`, as its own `extras` names them: the values
+            that occur in each, such as ``{"glasses": ["yes", "no", ""]}``.
         seed: of the truth.
 
     Raises:
         ContractError: one of these does not hold:
-            `field` is "scores", "boxes", "points" or another identifier, `reduction` a `Reduction`;
+            `field` is "scores", "boxes", "points" or another identifier, `reduction` a `Reduction`, `extras` names all
+            columns that were passed;
             ``B = 0`` rows work everywhere; targets are ``(B, D)`` float32 and finite; arguments are left alone;
             a box or a point that a row does not know teaches nothing;
             ``decode(encode(x)) == x`` for boxes and points, also after a mirror; a score is one logit, its probability
@@ -52,6 +53,8 @@ def check_head(
     truth = _random_truth(num_points, extras or {}, np.random.default_rng(seed))
     before = columns(truth)
     _check_names(head)
+    undeclared = sorted(set(extras or ()) - set(head.extras))
+    require(not undeclared, f"the head does not name {undeclared} in its `extras`; a batch may lack such a column")
     outputs = _check_layer(head, seed)
     _check_targets(head, truth, outputs)
     changed = difference(before, columns(truth))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from cascade_det.core.geometry import aspect_reach, box_sides
-from cascade_det.core.recipe import build_samplers, build_stage, stage_train, window_of
-from cascade_det.core.schema import Recipe
+from cascade_det.core.recipe import build_samplers, build_stage, stage_train
+from cascade_det.core.schema import Recipe, window_of
 from cascade_det.data.formats.picture_files import PictureFiles
 from cascade_det.data.picture_set import PictureSet, refuse_missing, refuse_overlap
 from cascade_det.data.sources import left_out
@@ -18,7 +18,7 @@ from cascade_det.errors import DataError
 from cascade_det.stages.proposer import Proposer
 from cascade_det.stages.refiner import Refiner
 from cascade_det.training.plan import Plan
-from cascade_det.training.preflight import check_parts, rehearse_evaluation
+from cascade_det.training.preflight import check_parts, check_truth, rehearse_evaluation
 
 _REACH_IOU = 0.65
 
@@ -49,6 +49,7 @@ def check_recipe(recipe: Recipe, say: Callable[[str], None]) -> CheckReport:
         elif len(pictures) and pictures.counted_objects() == 0:
             report.problems.append(f"data.{split}: no objects")
     if not report.problems:
+        check_truth(recipe, train)
         refuse_overlap(train, val)
         rehearse_evaluation(recipe, val.sources)
     _check_reach(report, recipe, train)
@@ -107,10 +108,11 @@ def _check_reach(report: CheckReport, recipe: Recipe, train: PictureSet) -> None
         f"{share:.1%} of the objects are at least pyramid.min_object_px={recipe.pyramid.min_object_px:g} high"
     )
     for name, section in recipe.stages.items():
-        reach = float((aspect_reach(boxes, window_of(section)) >= _REACH_IOU).mean())
+        window_hw = window_of(section)
+        reach = float((aspect_reach(boxes, window_hw) >= _REACH_IOU).mean())
         report.facts[f"reach.{name}"] = reach
         report.lines.append(
-            f"{name}: windows of {section.window_hw[0]}x{section.window_hw[1]} (h x w) reach IoU {_REACH_IOU} "
+            f"{name}: windows of {window_hw[0]}x{window_hw[1]} (h x w) reach IoU {_REACH_IOU} "
             f"on {reach:.1%} of the objects"
         )
         smallest = {

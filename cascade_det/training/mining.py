@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 from cascade_det.core import registry
 from cascade_det.core.geometry import crop_truth
 from cascade_det.core.imaging import Border, Resample, Resampler
-from cascade_det.core.recipe import build_heads, build_samplers, window_of
-from cascade_det.core.schema import Recipe
+from cascade_det.core.recipe import build_heads, build_samplers
+from cascade_det.core.schema import Recipe, window_of
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
 from cascade_det.data.augment import PictureView
 from cascade_det.data.picture_set import PictureSet

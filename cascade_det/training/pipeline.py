@@ -30,7 +30,7 @@ from cascade_det.training.fingerprint import file_digest, fingerprint
 from cascade_det.training.fit import run_fit
 from cascade_det.training.mining import MiningJob, mine
 from cascade_det.training.plan import WEIGHTS, Plan, Step
-from cascade_det.training.preflight import check_parts, rehearse_evaluation
+from cascade_det.training.preflight import check_parts, check_truth, rehearse_evaluation
 from cascade_det.training.run_folder import claim, explain_os_errors, keep_recipe
 from cascade_det.training.run_report import write_curves
 
@@ -116,6 +116,7 @@ class Run:
         for pictures, split in ((self.plan.train_pictures, "train"), (self.plan.val_pictures, "val")):
             for line in remarks(pictures, split):
                 self._say(line)
+        check_truth(self.recipe, self.plan.train_pictures)
         rehearse_evaluation(self.recipe, self.plan.val_pictures.sources)
 
     def _do(self, step: Step, label: str, *, again: bool = False) -> None:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from cascade_det.core.imaging import Resample
-from cascade_det.core.recipe import build_stage, stage_train
+from cascade_det.core.recipe import build_heads, build_stage, stage_train
 from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
 from cascade_det.core.types import Detections
+from cascade_det.data.picture_set import PictureSet
 from cascade_det.data.sources import Source
-from cascade_det.errors import RecipeError
+from cascade_det.errors import RecipeError, choices
 from cascade_det.evaluation.base import ScoredSet
 from cascade_det.model_file import load_model
 from cascade_det.training.fit import check_trainer
@@ -56,6 +57,23 @@ def check_parts(recipe: Recipe) -> None:
     check_trainer(recipe)
     if recipe.init:
         load_model(Plan(recipe).init_file())
+
+
+def check_truth(recipe: Recipe, train: PictureSet) -> None:
+    """Raise a `RecipeError` where a head learns from a column of truth that no training picture has."""
+    wanted = [
+        (f"stages.{stage}.heads.{name}", column)
+        for stage in recipe.stages
+        for name, head in build_heads(recipe, stage).items()
+        for column in head.extras
+    ]
+    known = {column for number in range(len(train) if wanted else 0) for column in train.annotations(number).extras}
+    for key, column in wanted:
+        if column not in known:
+            raise RecipeError(
+                f"{key}: learns from {column!r} of the objects, which no picture of data.train says anything of; "
+                f"{choices(column, known)}."
+            )
 
 
 def rehearse_evaluation(recipe: Recipe, sources: list[Source]) -> None:

@@ -190,6 +190,13 @@ def test_truth_in_the_crop_by_hand(angle: float, mirror: bool, box: list[float],
     assert moved.extras["age"].tolist() == [7]
 
 
+def test_a_picture_without_objects_keeps_its_columns() -> None:
+    moved = crop_truth(plan_of(WINDOW, truth=-1), OBJECT[:0], FLIP)
+    assert {name: (column.shape, column.dtype) for name, column in moved.extras.items()} == {
+        name: ((1, *column.shape[1:]), column.dtype) for name, column in OBJECT.extras.items()
+    }
+
+
 def test_no_windows_and_no_objects() -> None:
     none = CropPlan.concat([])
     assert len(crop_truth(none, OBJECT, FLIP)) == 0

@@ -24,9 +24,8 @@ from cascade_det.core.recipe import (
     recipe_to_yaml,
     stage_train,
     validate,
-    window_of,
 )
-from cascade_det.core.schema import STEPS, Recipe, document_keys
+from cascade_det.core.schema import STEPS, Recipe, StageSection, document_keys, window_of
 from cascade_det.core.shipped import shipped_names
 from cascade_det.errors import RecipeError
 
@@ -161,6 +160,28 @@ def test_a_wrong_key_name_or_type(path: Path, override: str, message: str) -> No
 
 
 @pytest.mark.parametrize(
+    ("window_hw", "rho", "rounded"),
+    [
+        ([48, 48], 1.0, (48, 48)),
+        ([48, 48], 6 / 7, (41, 41)),
+        ([48, 48], 0.714, (34, 34)),
+        ([48, 48], 0.571, (27, 27)),
+        ([48, 24], 0.5, (24, 12)),
+        ([96, 48], 6 / 7, (82, 41)),
+    ],
+)
+def test_the_resolution_multiplier_rounds_the_window(
+    window_hw: list[int], rho: float, rounded: tuple[int, int]
+) -> None:
+    assert window_of(StageSection("refiner", window_hw=window_hw, rho=rho)) == rounded
+
+
+def test_a_stage_is_built_at_its_multiplied_window(path: Path) -> None:
+    recipe = load_recipe(path, "stages.rnet.rho=0.75")
+    assert build_stage(recipe, "rnet").window_hw == (18, 18)
+
+
+@pytest.mark.parametrize(
     "override",
     [
         *(f"{key}={value}" for key in ("image.mean", "stages.pnet.keep.score", "train.lr") for value in (".nan", ".inf")),  # noqa: E501
@@ -173,6 +194,7 @@ def test_a_wrong_key_name_or_type(path: Path, override: str, message: str) -> No
         "stages.pnet.calibrate.detect_recall=2", "stages.pnet.calibrate.max_fppi=-1", "stages.pnet.rounds=0",
         "stages.pnet.heads.score.weight=-1", "stages.pnet.heads.score.reduction=hard",
         "stages.pnet.heads.score.hardest_share=70", "stages.pnet.window_hw=[12]", "stages.pnet.window_hw=[3,3]",
+        "stages.pnet.rho=0", "stages.pnet.rho=1.2", "stages.pnet.rho=0.25",
         "stages.pnet.train.lr=0", "stages.pnet.train.batch_mix=even", "stages.pnet.train.batch_mix={negative: 0}",
         "train.batch_mix={negativ: 1}", "train.batch_mix={negative: many}", "train.batch_size=0", "train.ema=1.1",
         "train.logger=wandb", "seed=-1", "mine.shard_images=0", "calibrate.share=1.5", "data.jitter.mirror=2",

@@ -247,3 +247,21 @@ def test_targets_of_no_rows() -> None:
         "box": ((0, 4), (0,)),
         "points": ((0, 4), (0, 2)),
     }
+
+
+class Old(Classification):
+    """Learns a column of truth."""
+
+    field, extras = "old", ("old",)
+
+    def encode(self, truth: CropTruth) -> NDArray[np.float32]:
+        return (truth.extras["old"] == "yes").astype(np.float32)[:, None]
+
+
+@pytest.mark.parametrize(("column", "wanted"), [(None, [0, 0]), (["yes", ""], [1, 0])])
+def test_a_head_always_gets_the_columns_that_it_learns_from(column: list[str] | None, wanted: list[int]) -> None:
+    extras = {} if column is None else {"old": np.array(column)}
+    truth = CropTruth([2, 2], np.zeros((2, 4)), [True, True], np.zeros((2, 2, 2)), np.zeros((2, 2)), extras)
+    target, _ = head_targets({"old": Old()}, truth, {"old": np.ones(2, bool)})["old"]
+    assert target[:, 0].tolist() == wanted
+    assert set(truth.extras) == set(extras)

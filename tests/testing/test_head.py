@@ -46,7 +46,7 @@ def test_every_head(kind: str) -> None:
 class Attribute(Head):
     """Learns a truth value of the object, such as glasses."""
 
-    field = "glasses"
+    field, extras = "glasses", ("glasses",)
 
     def teaches(self, truth: CropTruth) -> Any:
         return truth.has_box
@@ -66,6 +66,8 @@ class Attribute(Head):
 
 def test_a_head_of_an_attribute() -> None:
     check_head(Attribute(), extras={"glasses": [0, 1]})
+    with pytest.raises(ContractError, match=r"does not name \['glasses'\] in its `extras`"):
+        check_head(changed(Attribute(), extras=()), extras={"glasses": [0, 1]})
     with pytest.raises(ContractError, match="KeyError: 'glasses'"):
         check_head(Attribute())
 
