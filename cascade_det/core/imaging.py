@@ -333,11 +333,10 @@ def _whole_pixels(boxes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[np.
 
 
 def mirror_crops(crops: Pixels) -> Pixels:
-    """Return crops ``(B, h, w, 3)`` uint8 with left and right exchanged; several times as fast as a slice of step -1."""
+    """Return crops ``(B, h, w, 3)`` uint8 with left and right exchanged, faster than a slice of step -1."""
     if crops.size == 0:
         return crops
-    flipped: Pixels = cv2.flip(crops.reshape(-1, crops.shape[2], 3), 1).reshape(crops.shape)
-    return flipped
+    return np.asarray(cv2.flip(crops.reshape(-1, crops.shape[2], 3), 1), np.uint8).reshape(crops.shape)
 
 
 def write_image(path: Path, image: Pixels) -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.imaging import read_image
+from cascade_det.core.imaging import picture_size
 from cascade_det.core.types import MAX_PIXELS
 from cascade_det.errors import DataError
 from cascade_det.evaluation.named_results import read_named_results
@@ -118,7 +118,7 @@ def sizes_of_images(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]
                 f"{folder} has no picture {name}{_EXTENSIONS[0]}. Give the folder that the names of the folds are "
                 "relative to, or the sizes of the images as a CSV file."
             )
-        sizes.append(read_image(file).shape[:2])
+        sizes.append(picture_size(file))
     return sizes
 
 

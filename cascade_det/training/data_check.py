@@ -9,8 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.core.geometry import box_sides, window_reach
-from cascade_det.core.recipe import window_of
-from cascade_det.core.schema import Recipe
+from cascade_det.core.schema import Recipe, window_of
 from cascade_det.data.formats.picture_files import PictureFiles
 from cascade_det.data.picture_set import PictureSet
 from cascade_det.data.sources import Source, left_out
