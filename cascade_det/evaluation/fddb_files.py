@@ -118,7 +118,7 @@ def sizes_of_images(folder: Path, names: Sequence[str]) -> list[tuple[int, int]]
                 f"{folder} has no picture {name}{_EXTENSIONS[0]}. Give the folder that the names of the folds are "
                 "relative to, or the sizes of the images as a CSV file."
             )
-        sizes.append(picture_size(file))
+        sizes.append(picture_size(file, turned=True))
     return sizes
 
 

@@ -299,6 +299,14 @@ def test_text_file_is_one_level(tmp_path: Path) -> None:
     assert ["have no file" in result.warnings[0], "has no levels" in result.warnings[1]] == [True, True]
 
 
+def test_an_empty_folder_is_no_detection(tmp_path: Path) -> None:
+    truth = write_truth(tmp_path / "truth")
+    (tmp_path / "found").mkdir()
+    result = score_wider(tmp_path / "found", truth)
+    assert set(result.figures.values()) == {0.0}
+    assert "have no file and count as without detections" in result.warnings[0]
+
+
 def no_mats(folder: Path) -> Path:
     (folder / "empty").mkdir()
     return folder / "empty"
