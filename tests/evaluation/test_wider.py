@@ -382,7 +382,10 @@ ONE = [(1, "0--Parade/a.jpg")]
 @pytest.mark.parametrize(
     ("predictions", "message"),
     [
-        (no_mats, "a folder for none of the 2 events of the truth, such as 0--Parade"),
+        (
+            lambda folder: written("x")(no_mats(folder)).parent,
+            "a folder for none of the 2 events of the truth, such as 0--Parade",
+        ),
         (lambda folder: folder / "absent", "absent cannot be read"),
         (not_finite, "a.txt: a detection has a number that is not finite"),
         (written("0.9", "dets.txt"), "dets.txt holds no list of objects"),
