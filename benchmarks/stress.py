@@ -172,8 +172,9 @@ def main() -> None:
         record(name, cells)
         card[name] = {key: cells[0][key] for key in CARD_KEYS}
         if given.card:
-            command = f"evaluate --images IMAGES --annotations {Path(file).name} --min-object {given.min_object:g}"
-            write_json_atomic(given.card, {"command": f"cascade-det {command}", "figures": card}, indent=1)
+            flags = f"--images IMAGES --annotations PICTURES.json --min-object {given.min_object:g}"
+            content = {"command": f"cascade-det evaluate {given.models[0]} {flags}", "figures": card}
+            write_json_atomic(given.card, content, indent=1)
         print(row("all", cells, with_ap=True))
         for group in cells[0]["groups"]:
             print(row(group, [cell["groups"][group] for cell in cells], with_ap=True), flush=True)
