@@ -62,7 +62,7 @@ class TestHelp:
             (["parts", "iou_bands"], ["iou_bands", "negatives_per_image = 50"]),
             (["parts", "head"], ["classification", "points"]),
             (["parts", "recipe"], ["stages.NAME.keep.nms", "[calibrate]"]),
-            (["models"], ["mtcnn_face", "val: AP ", "val_wild: AP ", "at 0.1 FPPI, NME"]),
+            (["models"], ["mtcnn_face", "val: AP ", "val_wild: AP ", "at 1 FPPI, NME"]),
         ],
     )
     def test_what_is_there(self, arguments: list[str], shown: list[str], capsys: pytest.CaptureFixture[str]) -> None:
