@@ -25,8 +25,9 @@ STEP = re.compile(r"^\[(\d+)/7\] (pnet|rnet|evaluate).*?(done before|: \d+ s)?$"
 
 
 def start(recipe: Path, folder: Path, log: Path) -> subprocess.Popen[bytes]:
-    """Start the command in a process group of its own, as a terminal does."""
+    """Start the command in a process group of its own with Ctrl-C heeded, as a terminal does."""
     command = [sys.executable, "-m", "cascade_det", "train", str(recipe), f"run_dir={folder}", *OVERRIDES]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # `nohup` and a shell's `&` leave it ignored to all below
     with log.open("wb") as file:
         return subprocess.Popen(command, stdout=file, stderr=file, start_new_session=True)
 

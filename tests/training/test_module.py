@@ -102,6 +102,7 @@ class TestLoss:
     ) -> None:
         made = module((1.0, 0.5, 2.0))
         total = made.training_step(batch(roles, box, known), 0).detach()
+        made.on_train_epoch_end()
         logged = {name: made.logged[f"train/{name}_loss"] for name in HEADS}
         assert logged == pytest.approx({"score": score, "box": boxes, "points": points}, abs=1e-6)
         assert float(total) == pytest.approx(score + 0.5 * boxes + 2 * points, abs=1e-6)
@@ -127,6 +128,18 @@ class TestLoss:
         total = made.training_step(batch([POSITIVE], (0.1, 0, 1, 0.8)), 0).detach()
         assert float(total) == pytest.approx(0.05, abs=1e-6)
 
+    def test_what_is_logged_is_the_mean_of_the_epochs_steps(self) -> None:
+        made = module()
+        losses = [
+            float(made.training_step(batch(roles, (0.1, 0, 1, 0.8)), 0).detach()) for roles in ([NEGATIVE], [PART])
+        ]
+        assert made.logged == {}
+        made.on_train_epoch_end()
+        assert made.logged["train/loss"] == pytest.approx(np.mean(losses))
+        last = float(made.training_step(batch([PART]), 0).detach())
+        made.on_train_epoch_end()
+        assert made.logged["train/loss"] == pytest.approx(last)  # the epoch before is forgotten
+
     def test_pixels_are_normalised(self) -> None:
         made = module()
         with torch.no_grad():
@@ -134,6 +147,7 @@ class TestLoss:
         bright = batch([NEGATIVE])
         bright["images"] = torch.full((1, 3, 4, 4), 255, dtype=torch.uint8)
         made.training_step(bright, 0)
+        made.on_train_epoch_end()
         assert made.logged["train/score_loss"] == pytest.approx(float(np.log1p(np.exp(2))), abs=1e-5)
 
 
