@@ -162,7 +162,8 @@ def _convert(picture: Image.Image) -> Pixels:
         return _grey_to_rgb(cv2.convertScaleAbs(np.asarray(picture, np.uint16), alpha=255 / 65535))
     if picture.mode in ("I", "F"):
         wide = np.nan_to_num(np.asarray(picture, np.float32))
-        scale = 255 / 65535 if wide.max(initial=0) > 255 else 1
+        sixteen_bits = picture.format == "PNG" or wide.max(initial=0) > 255  # Pillow before 11 opens such a PNG as "I"
+        scale = 255 / 65535 if sixteen_bits else 1
         return _grey_to_rgb(np.clip(np.round(wide * scale), 0, 255).astype(np.uint8))
     if picture.mode in ("LA", "PA", "RGBA", "La", "RGBa") or "transparency" in picture.info:
         over = picture.convert("RGBA")

@@ -26,6 +26,7 @@ _ASPECT = 0.41  # width over height of every box in the Caltech set
 _MARGIN = 1.25  # detections are kept this much beyond the range of heights
 _CITYPERSONS_LIMIT = 1000  # detections of a picture
 _CITYPERSONS_POINTS = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0.5623, 1.0000)
+_CALTECH_POINTS = tuple(10 ** (quarter / 4) for quarter in range(-8, 1))  # numpy's powers differ between releases
 _CALTECH_FLOOR = 1e-10
 _TRUE, _FALSE, _DROPPED = 1, 0, -1
 _INF = math.inf
@@ -157,7 +158,7 @@ def log_average(curve: MissRateCurve, variant: Variant) -> float:
         with np.errstate(divide="ignore"):
             logs = np.log(curve.miss_rate[curve.last_within(np.asarray(_CITYPERSONS_POINTS))])
     else:
-        point = curve.last_within(10.0 ** np.linspace(-2, 0, 9))
+        point = curve.last_within(np.asarray(_CALTECH_POINTS))
         logs = np.log(np.maximum(np.where(point < 0, 1, curve.miss_rate[point]), _CALTECH_FLOOR))
     return float(np.exp(logs.mean()))
 
