@@ -61,7 +61,8 @@ class Attributes:
         present, known = np.zeros((2, rows, len(self.names)), bool)
         for column, name in enumerate(self.names):
             if name in extras:
-                values = _texts(extras[name].tolist())
+                values, place = np.unique(extras[name], return_inverse=True)
+                values = _texts(values.tolist())[place]
                 present[:, column] = np.isin(values, self._present[name])
                 known[:, column] = present[:, column] | np.isin(values, self._absent[name])
         return present, known
