@@ -68,7 +68,8 @@ def test_21_interruptions_change_nothing(tiny_recipe: object, tmp_path: Path) ->
             stop(process, kind)
             codes.append(process.returncode)
             text = log.read_text()
-            if kind != signal.SIGKILL and process.returncode != 0:
+            ended = "\nmodel: " in text  # the last line: a signal after it meets an interpreter that shuts down
+            if kind != signal.SIGKILL and process.returncode != 0 and not ended:
                 assert process.returncode == 130, text
                 assert "interrupted; the same command goes on where it stopped" in text
                 assert "Traceback" not in text
