@@ -23,7 +23,7 @@ ROOT = "cascade_det"
 
 # A module imports from its own level or a smaller one. The longest name that starts a module's decides.
 LEVELS = {
-    0: ["", "errors", "core.types", "core.memory", "data.atomic"],
+    0: ["", "errors", "core.types", "data.atomic"],
     1: ["core.geometry", "core.nms", "core.imaging"],
     2: ["core", "core.registry", "core.recipe", "core.schema", "core.checks", "core.shipped"],
     3: ["heads", "nets", "samplers", "data", "data.sources", "data.formats", "data.shards", "data.picture_set",

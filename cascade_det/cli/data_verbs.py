@@ -18,7 +18,6 @@ app = typer.Typer(
     help="Look at annotated pictures and convert them.\n\nExample:\n\n`cascade-det data check mine.yaml --out checked`",
 )
 _REPORT, _PLOT = "data.json", "objects.png"
-_FACES = ("celeba", "fddb", "wider")  # formats of one data set, of faces
 _TILE_HW = (240, 320)
 
 
@@ -151,9 +150,9 @@ def convert(
 
     if out.suffix != ".json" or out.is_dir():
         raise RecipeError(f"--out {out}: name a file that ends in .json.")
-    own_points = getattr(SOURCES.get(data_format), "point_names", ()) if data_format in SOURCES.names() else ()
-    point_names = points.split(",") if points else list(own_points)
-    called = category or ("face" if data_format in _FACES else "")
+    kind = SOURCES.get(data_format) if data_format in SOURCES.names() else None
+    point_names = points.split(",") if points else list(getattr(kind, "point_names", ()))
+    called = category or str(getattr(kind, "object_name", ""))
     source = source_of(
         data_format,
         images,

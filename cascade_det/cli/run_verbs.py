@@ -183,16 +183,13 @@ def _detect_all(
     A picture that cannot be read has no result; one whose crops or drawing cannot be written has.
     """
     from cascade_det.core.imaging import read_image, write_image
-    from cascade_det.core.memory import EVERY_PICTURES, give_back_freed
     from cascade_det.visual.drawing import draw as draw_detections
 
     results: list[Result] = []
     errors: list[tuple[Path, str]] = []
     with progress_bar("detect", len(files)) as tick:
-        for number, path in enumerate(files, start=1):
+        for path in files:
             tick(1)
-            if number % EVERY_PICTURES == 0:
-                give_back_freed()
             try:
                 image = read_image(path, max_pixels=cascade.recipe.image.max_pixels)
                 found = cascade.run([image], **options)[0]

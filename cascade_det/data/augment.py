@@ -153,6 +153,8 @@ def jitter_batch(
     )  # long rows: numpy is slow at broadcasting over 3 channels
     lines *= np.tile((gain * tint).astype(np.float32), batch.shape[2])[:, None]
     lines += (lift + centre * (1 - gain)).astype(np.float32)[:, None]
+    dark = np.flatnonzero(rng.random(rows) < jitter.dark)
+    batch[dark] = _darken(batch[dark], rng)
     return np.clip(batch, 0, 255, out=batch), mirror_truth(truth, mirrored, flip_points)
 
 
@@ -164,6 +166,13 @@ def _smooth(batch: NDArray[np.float32]) -> NDArray[np.float32]:
         low, middle, high = (np.take(padded, np.arange(s, s + size), axis) for s in range(3))
         batch = (low + 2 * middle + high) / 4
     return batch
+
+
+def _darken(batch: NDArray[np.float32], rng: np.random.Generator) -> NDArray[np.float32]:
+    """Take light from ``(B, h, w, 3)``; the rest carries noise of a standard deviation of at most 8 of 255 levels."""
+    share = (len(batch), 1, 1, 1)
+    noise = rng.standard_normal(batch.shape, np.float32) * rng.uniform(0, 8, share).astype(np.float32)
+    return batch * rng.uniform(0.1, 0.6, share).astype(np.float32) + noise
 
 
 def _cover(crops: NDArray[np.uint8], chosen: NDArray[np.intp], rng: np.random.Generator) -> None:

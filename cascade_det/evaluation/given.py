@@ -6,7 +6,6 @@ which could decide an overlap.
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cascade_det.data.formats.coco_records import (
     Record,
     is_id,
     load_file,
+    load_json,
     numbers,
     real,
     shown,
@@ -194,15 +194,8 @@ def _rows_of_categories(file: Path, records: Sequence[Record]) -> dict[int | str
 
 def _results(file: Path, pictures: Mapping[int, int]) -> list[Record]:
     """Return the entries of a COCO results list, each of them checked."""
-    try:
-        results = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(
-            f"{file}: the detections cannot be read ({error.strerror}). Name a COCO results list, such as the "
-            "detections.json of `detect --out`."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no JSON file ({error}). Name a COCO results list.") from error
+    wanted = "Name a COCO results list, such as the detections.json of `detect --out`."
+    results, _ = load_json(file, "the list of detections", wanted)
     if not isinstance(results, list):
         raise DataError(
             f"{file} holds a {type(results).__name__} at its top, not a list. Detections are a list of objects with "

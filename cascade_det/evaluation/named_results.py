@@ -5,7 +5,6 @@ Both files are as `cascade-det detect --out` and `evaluate --out` write them.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cascade_det.data.formats.coco_records import load_json
 from cascade_det.errors import DataError
 
 FARTHEST = 1e30  # greater numbers are no coordinates or scores; their squares are still finite
@@ -119,12 +119,7 @@ def _warnings(file: Path, rows: Sequence[int], names: Sequence[str]) -> list[str
 
 
 def _load_list(file: Path, what: str) -> list[dict[str, Any]]:
-    try:
-        content = json.loads(file.read_bytes())
-    except OSError as error:
-        raise DataError(f"{file} cannot be read ({error.strerror}). Give {what}.") from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no JSON file ({error}). Give {what}.") from error
+    content, _ = load_json(file, "the list", f"Give {what}.")
     if not isinstance(content, list) or not all(isinstance(entry, dict) for entry in content):
         raise DataError(f"{file} holds no list of objects. Give {what}.")
     return content

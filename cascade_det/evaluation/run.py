@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.memory import EVERY_PICTURES, give_back_freed
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.atomic import write_json_atomic
 from cascade_det.data.sources import Picture, Source
@@ -100,8 +99,6 @@ def _detect(
     recipe, total = cascade.recipe, len(source.pictures)
     for start in range(0, total, _BATCH):
         numbers = range(start, min(start + _BATCH, total))
-        if start % EVERY_PICTURES == 0:
-            give_back_freed()
         readable, images = [], []
         for number in numbers:
             try:

@@ -8,20 +8,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import scipy.io
 from numpy.typing import NDArray
 
+from cascade_det.data.formats.text_lines import read_lines
+from cascade_det.data.formats.wider import parse_faces
+from cascade_det.data.formats.wider_toolbox import FACES_MAT, LEVELS, MATS, counted_rows, level_mat, read_lists
 from cascade_det.errors import DataError
 from cascade_det.evaluation.named_results import FARTHEST, read_named_results
 
-LEVELS = ("easy", "medium", "hard")
 ALL = "all"
-_FACES_MAT = "wider_face_val.mat"
-_LEVEL_MAT = "wider_{}_val.mat"
-_MATS = ", ".join([_FACES_MAT, *map(_LEVEL_MAT.format, LEVELS)])
 _COLUMNS = 5  # x y w h score
 
 
@@ -51,7 +48,7 @@ def read_truth(path: Path) -> WiderTruth:
     if path.is_dir():
         return _read_mats(path)
     if path.suffix == ".mat":
-        raise DataError(f"{path} is one of the toolbox's files; give the folder that holds all of them: {_MATS}.")
+        raise DataError(f"{path} is one of the toolbox's files; give the folder that holds all of them: {MATS}.")
     return _read_text(path)
 
 
@@ -119,93 +116,23 @@ def _parse(lines: Sequence[str]) -> NDArray[np.float64]:
 
 
 def _read_mats(folder: Path) -> WiderTruth:
-    content = _load(folder / _FACES_MAT, "event_list", "file_list", "face_bbx_list")
-    try:
-        names = _names(content)
-        boxes = [np.asarray(cell, np.float64).reshape(-1, 4) for cell in _inner(content["face_bbx_list"])]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _not_of_the_toolbox(folder / _FACES_MAT, error) from error
-    if len(names) != len(boxes) or not names:
-        raise _not_of_the_toolbox(folder / _FACES_MAT, f"{len(names)} images and boxes of {len(boxes)}")
-    levels = {level: _level(folder / _LEVEL_MAT.format(level), names, boxes) for level in LEVELS}
-    return WiderTruth(names, boxes, levels)
+    names, lists = read_lists(folder / FACES_MAT, {"face_bbx_list": 4})
+    boxes = lists["face_bbx_list"]
+    return WiderTruth(names, boxes, {level: _counted(folder / level_mat(level), names, boxes) for level in LEVELS})
 
 
-def _level(file: Path, names: Sequence[str], boxes: Sequence[NDArray[np.float64]]) -> list[NDArray[np.intp]]:
-    """Return the rows of the boxes that count at the level of this file."""
-    content = _load(file, "event_list", "file_list", "gt_list")
-    try:
-        own_names = _names(content)
-        rows = [np.asarray(cell, np.intp).ravel() - 1 for cell in _inner(content["gt_list"])]
-    except (AttributeError, TypeError, ValueError) as error:
-        raise _not_of_the_toolbox(file, error) from error
-    if own_names != names or len(rows) != len(names):
-        raise DataError(f"{file} lists other images than {_FACES_MAT} beside it. Use the four files of one toolbox.")
-    for name, own, all_boxes in zip(names, rows, boxes, strict=True):
-        if len(own) and not (own.min() >= 0 and own.max() < len(all_boxes)):
-            raise DataError(
-                f"{file}: `gt_list` of {name} names box {own.max() + 1} (they count from 1), but the image has "
-                f"{len(all_boxes)}. Use the four files of one toolbox."
-            )
-    return rows
-
-
-def _load(file: Path, *keys: str) -> dict[str, Any]:
-    if not file.is_file():
-        raise DataError(f"{file} is missing. Give the folder of the toolbox's {_MATS}, or wider_face_val_bbx_gt.txt.")
-    try:
-        content: dict[str, Any] = scipy.io.loadmat(file, variable_names=keys)
-    except Exception as error:  # the reader raises nearly anything for damaged data
-        why = error or type(error).__name__
-        raise DataError(f"{file} is no readable MATLAB file ({why}). Fetch the toolbox's own.") from error
-    missing = [key for key in keys if key not in content]
-    if missing:
-        raise DataError(f"{file} has no {', '.join(missing)}. Give the folder of the toolbox's own files: {_MATS}.")
-    return content
-
-
-def _names(content: Mapping[str, Any]) -> list[str]:
-    events, images = content["event_list"].ravel(), content["file_list"].ravel()
-    return [
-        f"{event.item()}/{image.item()}" for event, own in zip(events, images, strict=True) for image in own.ravel()
-    ]
-
-
-def _inner(cells: NDArray[Any]) -> list[NDArray[Any]]:
-    """Return what the cells of all cells of a MATLAB cell array hold."""
-    return [inner for outer in cells.ravel() for inner in outer.ravel()]
-
-
-def _not_of_the_toolbox(file: Path, why: object) -> DataError:
-    return DataError(f"{file}: its lists are not those of the toolbox ({why}). Fetch the toolbox's own file.")
+def _counted(file: Path, names: Sequence[str], boxes: Sequence[NDArray[np.float64]]) -> list[NDArray[np.intp]]:
+    own_names, lists = read_lists(file, {"gt_list": 1})
+    if own_names != names:
+        raise DataError(f"{file} lists other images than {FACES_MAT} beside it. Use the four files of one toolbox.")
+    return counted_rows(file, names, lists["gt_list"], list(map(len, boxes)))
 
 
 def _read_text(file: Path) -> WiderTruth:
-    try:
-        lines = file.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{file} cannot be read ({error}). Give the folder of {_MATS}.") from error
-    lines = [line.strip() for line in lines]
-    names, boxes, place = [], [], 0
-    while place < len(lines):
-        if not lines[place]:
-            place += 1
-            continue
-        try:
-            count = int(lines[place + 1])
-            if count < 0 or "/" not in lines[place]:
-                raise ValueError
-            # an image without faces has one line of zeros all the same, below a count of 0 or of 1
-            end = place + 2 + count
-            numbers = [list(map(float, line.split()[:4])) for line in lines[place + 2 : end]]
-            boxes.append(np.asarray(numbers, np.float64).reshape(count, 4))
-        except (IndexError, ValueError) as error:
-            raise DataError(
-                f"{file}: what follows line {place + 1} is no image of wider_face_val_bbx_gt.txt: EVENT/IMAGE.jpg, "
-                "the count of its faces, and a line x y w h ... for each. Correct it, or fetch the file anew."
-            ) from error
-        names.append(lines[place].rsplit(".", 1)[0])
-        place = end + (count == 0 and end < len(lines) and "/" not in lines[end])
+    lines, _ = read_lines(file, f"wider_face_val_bbx_gt.txt, or the folder of {MATS}")
+    names, picture, values = parse_faces(lines)
     if not names:
-        raise DataError(f"{file} names no image. Give wider_face_val_bbx_gt.txt or the folder of {_MATS}.")
-    return WiderTruth(names, boxes, {ALL: [np.flatnonzero((own[:, 2:] > 0).all(axis=1)) for own in boxes]})
+        raise DataError(f"{file} names no image. Give wider_face_val_bbx_gt.txt or the folder of {MATS}.")
+    boxes = np.split(values[:, :4], np.searchsorted(picture, np.arange(1, len(names))))
+    counted = [np.flatnonzero((own[:, 2:] > 0).all(axis=1)) for own in boxes]
+    return WiderTruth([name.rsplit(".", 1)[0] for name in names], boxes, {ALL: counted})

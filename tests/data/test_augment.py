@@ -15,7 +15,7 @@ from cascade_det.data.augment import PictureView, jitter_batch
 from cascade_det.errors import RecipeError
 
 FLIP = np.array([1, 0, 2])
-OFF = JitterSection(mirror=0, brightness=0, contrast=0, colour=0, grey=0, blur=0, cover=0)
+OFF = JitterSection(mirror=0, brightness=0, contrast=0, colour=0, grey=0, blur=0, cover=0, dark=0)
 BOXES = np.array([[30, 24, 70, 84], [90, 40, 130, 76]], np.float32)
 POINTS = np.array([[[40, 40], [60, 42], [50, 64]], [[100, 50], [120, 48], [110, 66]]], np.float32)
 COLOURS = np.eye(3, dtype=np.uint8)[[0, 1, 2]] * 255  # of left, right and middle
@@ -286,6 +286,7 @@ class TestJitter:
             ({"colour": 0.5}, lambda a, b: np.abs(b[..., 0] - b[..., 1]).max() > 10),
             ({"grey": 1.0}, lambda a, b: np.ptp(b, axis=3).max() < 1e-3),
             ({"blur": 1.0}, lambda a, b: np.abs(np.diff(b, axis=2)).max() < np.abs(np.diff(a, axis=2)).max()),
+            ({"dark": 1.0}, lambda a, b: (b.mean(axis=(1, 2, 3)) < 0.65 * a.mean(axis=(1, 2, 3))).all()),
             ({"cover": 1.0}, lambda a, b: ((a != b).any(axis=3).mean(axis=(1, 2)) < 0.55).all()),
         ],
     )
@@ -311,7 +312,7 @@ class TestJitter:
 
     def test_values_stay_in_range(self) -> None:
         pixels, truth = crops(50)
-        wild = JitterSection(brightness=1, contrast=1, colour=1, grey=0.5, blur=0.5, cover=0.5)
+        wild = JitterSection(brightness=1, contrast=1, colour=1, grey=0.5, blur=0.5, cover=0.5, dark=0.5)
         batch, _ = jitter_batch(pixels, truth, wild, FLIP, np.random.default_rng(0))
         assert batch.min() == 0
         assert batch.max() == 255

@@ -337,7 +337,7 @@ def damaged_mat(folder: Path) -> Path:
     return truth
 
 
-OTHER_NAMES = cells([cells(["a"]), cells(["c"])])
+OTHER_NAMES = cells([cells(["a", "d"]), cells(["c"])])
 BEYOND = cells([cells([np.asarray([[3]]), np.asarray([[1]])]), cells([np.zeros((0, 1))])])
 
 
@@ -345,7 +345,7 @@ BEYOND = cells([cells([np.asarray([[3]]), np.asarray([[1]])]), cells([np.zeros((
     ("annotations", "message"),
     [
         (no_mats, "empty/wider_face_val.mat is missing"),
-        (lambda folder: folder / "absent", "absent cannot be read"),
+        (lambda folder: folder / "absent", "absent: cannot be read"),
         (lambda folder: write_truth(folder / "truth") / "wider_hard_val.mat", "give the folder that holds all"),
         (damaged_mat, "wider_hard_val.mat is no readable MATLAB file"),
         (changed_mat("wider_face_val.mat", face_bbx_list=None), "wider_face_val.mat has no face_bbx_list"),
@@ -355,8 +355,9 @@ BEYOND = cells([cells([np.asarray([[3]]), np.asarray([[1]])]), cells([np.zeros((
         (changed_mat("wider_hard_val.mat", file_list=OTHER_NAMES), "wider_hard_val.mat lists other images"),
         (changed_mat("wider_hard_val.mat", gt_list=BEYOND), "0--Parade/a names box 3 .* has 2"),
         (written("\n"), "names no image"),
-        (written("0--Parade/a.jpg\n2\n1 2 3 4\n"), "what follows line 1 "),
-        (written("0--Parade/a.jpg\n1\n1 2 3 4\n\nb.jpg\n"), "what follows line 5 "),
+        (written("0--Parade/a.jpg\n2\n1 2 3 4 0 0 0 0 0 0\n"), "line 1: .* counts 2 faces, but the file ends after 1"),
+        (written("0--Parade/a.jpg\n1\n1 2 3 4\n\nb.jpg\n"), "line 3: '1 2 3 4' has 4 fields, not 10 numbers"),
+        (written("0--Parade/a.jpg\n0\n\nb.jpg\n"), "line 4: the file ends after 'b.jpg'"),
     ],
 )
 def test_unusable_truth(annotations: Callable[[Path], Path], message: str, tmp_path: Path) -> None:
@@ -386,11 +387,11 @@ ONE = [(1, "0--Parade/a.jpg")]
             lambda folder: written("x")(no_mats(folder)).parent,
             "a folder for none of the 2 events of the truth, such as 0--Parade",
         ),
-        (lambda folder: folder / "absent", "absent cannot be read"),
+        (lambda folder: folder / "absent", "absent: .*cannot be read"),
         (not_finite, "a.txt: a detection has a number that is not finite"),
         (written("0.9", "dets.txt"), "dets.txt holds no list of objects"),
-        (written("image\n1\n", "dets.txt"), "dets.txt is no JSON file"),
-        (results_alone, "images.json cannot be read"),
+        (written("image\n1\n", "dets.txt"), "dets.txt: .*no JSON"),
+        (results_alone, "images.json: .*cannot be read"),
         (lambda folder: coco_files(folder, []), "no path of an image ends in one of the 3 names .* lists none"),
         (lambda folder: coco_files(folder, [(1, "x/z.jpg")]), "such as 0--Parade/a .such as x/z.jpg"),
         (lambda folder: coco_files(folder, [*ONE, (1, "b.jpg")]), "two images have one id"),

@@ -51,6 +51,7 @@ class Celeba(PictureFiles):
     """
 
     version = 1
+    object_name = "face"
     point_names = POINTS
 
     def __init__(

@@ -23,22 +23,33 @@ _LONGEST_PX = 1_000_000  # of a picture's side
 FARTHEST_PX = 1e7  # of a box or point from the corner: float32 resolves whole pixels up to here
 
 
+def load_json(file: Path, called: str, wanted: str) -> tuple[Any, bytes]:
+    """Return the content of a JSON file, and its bytes.
+
+    Args:
+        file: its path.
+        called, wanted: what an error calls the file, and what it tells to do.
+
+    Raises:
+        DataError: it cannot be read, or is no JSON.
+    """
+    try:
+        raw = file.read_bytes()
+        return json.loads(raw), raw
+    except OSError as error:
+        raise DataError(f"{file}: {called} cannot be read ({error.strerror}). {wanted}") from error
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{file} is no JSON file ({error}). {wanted}") from error
+
+
 def load_file(file: Path) -> tuple[dict[str, Any], str]:
     """Return the content of a COCO file with lists of objects under its three keys, and a hash of its bytes.
 
     Raises:
         DataError: it cannot be read, is no JSON, or JSON of another shape.
     """
-    try:
-        raw = file.read_bytes()
-        data = json.loads(raw)
-    except OSError as error:
-        raise DataError(
-            f"{file}: the annotation file cannot be read ({error.strerror}). Correct `annotations`, or the variable "
-            "that it is built from, to name a COCO JSON file."
-        ) from error
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{file} is no JSON file ({error}). `annotations` must name a COCO JSON file.") from error
+    wanted = "Correct `annotations`, or the variable that it is built from, to name a COCO JSON file."
+    data, raw = load_json(file, "the annotation file", wanted)
     if not isinstance(data, dict):
         raise DataError(
             f"{file} holds a {type(data).__name__} at its top, not an object with `images`, `annotations` and "

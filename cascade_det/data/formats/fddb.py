@@ -46,6 +46,7 @@ class Fddb(PictureFiles):
     """
 
     version = 1
+    object_name = "face"
 
     def __init__(
         self,

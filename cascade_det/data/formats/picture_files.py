@@ -99,6 +99,8 @@ class PictureFiles(Source):
     """
 
     turned_by_exif = False  # whether the objects were annotated on the picture as viewers show it
+    object_name = ""  # what the objects are called, and
+    point_names: Sequence[str] = ()  # their points, where a format is that of one data set
 
     def __init__(
         self,

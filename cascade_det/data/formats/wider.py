@@ -7,7 +7,6 @@ import posixpath
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,9 +17,16 @@ from cascade_det.data.formats.objects import Objects
 from cascade_det.data.formats.picture_files import Listed, Parsed, PictureFiles
 from cascade_det.data.formats.selection import Where
 from cascade_det.data.formats.text_lines import Line, read_blocks, read_lines
+from cascade_det.data.formats.wider_toolbox import (
+    FACES_MAT,
+    LEVELS,
+    counted_rows,
+    level_mat,
+    not_of_the_toolbox,
+    read_lists,
+)
 from cascade_det.errors import DataError, choices
 
-LEVELS = ("easy", "medium", "hard")
 _ATTRIBUTES = {"blur": 2, "expression": 1, "illumination": 1, "invalid": 1, "occlusion": 2, "pose": 1}  # largest value
 _COLUMNS = f"x y w h {' '.join(_ATTRIBUTES)}"
 _TEXT = "the text annotation of WIDER FACE, such as wider_face_val_bbx_gt.txt"
@@ -72,6 +78,7 @@ class Wider(PictureFiles):
     """
 
     version = 1
+    object_name = "face"
 
     def __init__(
         self,
@@ -129,7 +136,7 @@ def read_wider(annotations: Path, level: str | None = None) -> WiderFaces:
         DataError: the annotation is missing or wrong; the message names file, line or picture, and value.
     """
     if annotations.is_dir():
-        return _read_mat(annotations / f"wider_{level or 'face'}_val.mat", level)
+        return _read_mat(annotations / (level_mat(level) if level else FACES_MAT), level)
     if annotations.suffix == ".mat":
         raise DataError(f"{annotations}: `annotations` must name the folder of the toolbox's .mat files, or {_TEXT}.")
     if level is not None:
@@ -163,43 +170,24 @@ def _attributes(values: NDArray[np.float64]) -> dict[str, NDArray[np.int64]]:
 
 
 def _read_mat(file: Path, level: str | None) -> WiderFaces:
-    from scipy.io import loadmat
-
+    wanted = {"face_bbx_list": 4, **{f"{name}_label_list": 1 for name in _ATTRIBUTES}}
+    names, lists = read_lists(file, wanted | ({"gt_list": 1} if level else {}))
     try:
-        file_hash = hashlib.sha256(file.read_bytes()).hexdigest()
-    except OSError as error:
-        raise DataError(
-            f"{file}: cannot be read ({error.strerror}). `annotations` must name the folder of the evaluation "
-            f"toolbox's .mat files (ground_truth), or {_TEXT}."
-        ) from error
-    try:
-        return _faces_of(loadmat(file), level, file_hash)
-    except Exception as error:  # scipy raises nearly anything for damaged files
-        raise DataError(
-            f"{file} is no ground truth of the WIDER FACE toolbox ({type(error).__name__}: {error}). Fetch it anew."
-        ) from error
-
-
-def _faces_of(mat: Mapping[str, Any], level: str | None, file_hash: str) -> WiderFaces:
-    """Return the faces of a file of the toolbox, whose columns are nested: by event, then by picture."""
-    names: list[str] = []
-    rows: list[NDArray[Any]] = []
-    counted: list[NDArray[np.bool_]] = []
-    for event, (event_name,) in enumerate(mat["event_list"][:, 0]):
-        for picture, (name,) in enumerate(mat["file_list"][event, 0][:, 0]):
-            columns = [mat["face_bbx_list"], *(mat[f"{attribute}_label_list"] for attribute in _ATTRIBUTES)]
-            own = [column[event, 0][picture, 0] for column in columns]
-            faces = len(own[0])
-            boxes_and_rest = [own[0].reshape(faces, 4), *(part.reshape(faces, 1) for part in own[1:])]
-            rows.append(np.concatenate(boxes_and_rest, axis=1).astype(np.float64))
-            chosen = np.zeros(faces, bool)
-            if level is not None:
-                chosen[mat["gt_list"][event, 0][picture, 0].astype(np.intp).ravel() - 1] = True  # MATLAB counts from 1
-            counted.append(chosen)
-            names.append(f"{event_name}/{name}.jpg")
-    values = np.concatenate([np.zeros((0, 4 + len(_ATTRIBUTES))), *rows])
-    picture_of = np.repeat(np.arange(len(names)), [len(own) for own in rows])
-    which = np.concatenate([np.zeros(0, bool), *counted])
+        rows = [np.concatenate(own, axis=1) for own in zip(*(lists[key] for key in wanted), strict=True)]
+    except ValueError as error:  # fewer or more labels than faces
+        raise not_of_the_toolbox(file, error) from error
+    values = np.concatenate(rows)
+    first = np.cumsum([0, *map(len, rows)])
+    counted = None
+    if level is not None:
+        counted = np.zeros(len(values), bool)
+        for start, own in zip(first, counted_rows(file, names, lists["gt_list"], list(map(len, rows))), strict=False):
+            counted[start + own] = True
     return WiderFaces(
-        names, picture_of, values[:, :4], _attributes(values), None if level is None else which, file_hash
+        [f"{name}.jpg" for name in names],
+        np.repeat(np.arange(len(names)), np.diff(first)),
+        values[:, :4],
+        _attributes(values),
+        counted,
+        hashlib.sha256(file.read_bytes()).hexdigest(),
     )

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from scipy.io import savemat
+from scipy.io import loadmat, savemat
 
 from cascade_det.data.formats.text_lines import Line, read_lines
 from cascade_det.data.formats.wider import Wider, parse_faces, read_wider
@@ -151,7 +151,7 @@ def test_a_byte_that_is_no_text_is_named_with_its_line(folder: Path) -> None:
     ("params", "message"),
     [
         ({"annotations": "none.txt"}, r"none\.txt: cannot be read \(No such file .*\)\. `annotations` must name"),
-        ({"annotations": "WIDER_val"}, r"wider_face_val\.mat: cannot be read .*ground_truth"),
+        ({"annotations": "WIDER_val"}, r"wider_face_val\.mat is missing\. Give .*ground_truth"),
         ({"level": "easy"}, r"gt\.txt knows no levels, but level is 'easy'"),
         ({"annotations": "x.mat"}, "must name the folder of the toolbox's .mat files"),
         ({"where": {"event": ["9--Pres"]}}, "There event is '0--Parade', '9--Press'"),
@@ -209,10 +209,28 @@ def test_damaged_files_of_the_toolbox(toolbox: Path) -> None:
     file = toolbox / "ground_truth" / "wider_easy_val.mat"
     for content in (b"", b"no MATLAB", file.read_bytes()[:300]):
         file.write_bytes(content)
-        with pytest.raises(DataError, match=r"wider_easy_val\.mat is no ground truth of the WIDER FACE toolbox"):
+        with pytest.raises(DataError, match=r"wider_easy_val\.mat is no readable MATLAB file"):
             read_wider(toolbox / "ground_truth", "easy")
     savemat(file, {"other": 1})
-    with pytest.raises(DataError, match="KeyError"):
+    with pytest.raises(DataError, match="has no event_list, file_list, face_bbx_list, blur_label_list"):
+        read_wider(toolbox / "ground_truth", "easy")
+
+
+@pytest.mark.parametrize(
+    ("key", "first", "message"),
+    [
+        ("gt_list", [[0]], "names box 0 .* has 3"),  # would count from the end
+        ("gt_list", [[4]], "names box 4 .* has 3"),
+        ("pose_label_list", [[0], [0]], "lists are not those of the toolbox"),
+        ("face_bbx_list", [[1, 2, 3]], "lists are not those of the toolbox"),
+    ],
+)
+def test_lists_that_do_not_fit_are_refused(toolbox: Path, key: str, first: list[Any], message: str) -> None:
+    file = toolbox / "ground_truth" / "wider_easy_val.mat"
+    mat = {name: value for name, value in loadmat(file).items() if not name.startswith("__")}
+    mat[key][0, 0][0, 0] = np.array(first)
+    savemat(file, mat)
+    with pytest.raises(DataError, match=message):
         read_wider(toolbox / "ground_truth", "easy")
 
 
