@@ -13,7 +13,10 @@ import typer
 from cascade_det.cli.common import write_json
 from cascade_det.errors import RecipeError, choices
 
-_GIVEN = {"name", "window_hw", "net", "heads", "num_points", "object_category", "base_dir", "max_pixels", "self"}
+_GIVEN = {
+    "name", "window_hw", "net", "heads", "num_points", "flip_points", "object_category", "base_dir", "max_pixels",
+    "self",
+}  # fmt: skip
 
 
 def parts(

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.types import Annotations, CropPlan, CropTruth, SampleRole
+from cascade_det.core.types import Annotations, CropPlan, CropTruth, Detections, SampleRole
 
 Boxes = NDArray[Any]
 _COINCIDE = 1e-6  # float32 points that are nearer to each other, relative to their size, differ by rounding alone
@@ -155,6 +155,25 @@ def mirror_truth(truth: CropTruth, mirrored: NDArray[np.bool_], flip_points: NDA
     known = np.where(mirrored[:, None], truth.points_known[:, flip_points], truth.points_known)
     points = np.where(mirrored[:, None, None], flipped, truth.points)
     return truth.replace(box=box, points=np.where(known[..., None], points, 0), points_known=known)
+
+
+def mirror_detections(found: Detections, edges_sum: NDArray[Any] | float, flip_points: NDArray[np.intp]) -> Detections:
+    """Return detections flipped left to right, points relabelled.
+
+    Args:
+        found: N detections.
+        edges_sum: where the mirror stands, as left plus right edge of what is mirrored, in pixels: a picture's width,
+            or ``(N,)`` of each detection's window.
+        flip_points: ``(K,)`` which point each becomes.
+    """
+    edges = np.broadcast_to(np.asarray(edges_sum, np.float32), len(found))[:, None]
+    boxes = found.boxes.copy()
+    boxes[:, [0, 2]] = edges - found.boxes[:, [2, 0]]
+    if found.points is None:
+        return found.replace(boxes=boxes)
+    points = found.points[:, flip_points]
+    points[..., 0] = edges - points[..., 0]
+    return found.replace(boxes=boxes, points=points)
 
 
 def fit_similarity(points_xy: NDArray[Any], target_xy: NDArray[Any]) -> NDArray[np.float64]:

@@ -333,11 +333,11 @@ def _whole_pixels(boxes: NDArray[Any], image_hw: tuple[int, int]) -> NDArray[np.
     return np.concatenate([first, end], axis=1).astype(np.intp)
 
 
-def mirror_crops(crops: Pixels) -> Pixels:
-    """Return crops ``(B, h, w, 3)`` uint8 with left and right exchanged, faster than a slice of step -1."""
+def mirror_crops(crops: NDArray[Any]) -> NDArray[Any]:
+    """Return crops ``(B, h, w, 3)`` with left and right exchanged, faster than a slice of step -1."""
     if crops.size == 0:
         return crops
-    return np.asarray(cv2.flip(crops.reshape(-1, crops.shape[2], 3), 1), np.uint8).reshape(crops.shape)
+    return np.asarray(cv2.flip(crops.reshape(-1, crops.shape[2], 3), 1)).reshape(crops.shape)
 
 
 def write_image(path: Path, image: Pixels) -> None:

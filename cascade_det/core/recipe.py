@@ -265,6 +265,7 @@ def build_stage(recipe: Recipe, stage: str) -> Any:
     section = recipe.stages[stage]
     window_hw = window_of(section)
     given: dict[str, Any] = {"name": stage, "window_hw": window_hw, "heads": build_heads(recipe, stage), "net": None}
+    given["flip_points"] = recipe.object.flip_points or ()
     if section.heads:
         given["net"] = registry.NETS.build(
             section.net.kind, section.net.params, f"stages.{stage}.net", window_hw=window_hw

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.geometry import fit_to_aspect
-from cascade_det.core.imaging import Resampler
+from cascade_det.core.geometry import fit_to_aspect, mirror_detections
+from cascade_det.core.imaging import Resampler, mirror_crops
 from cascade_det.core.registry import register_stage
 from cascade_det.core.types import Detections
 from cascade_det.heads.base import Head
@@ -25,13 +25,14 @@ class Refiner:
     """Scores and corrects candidates from crops of them.
 
     Args:
-        name, window_hw, net, heads: given by the framework.
+        name, window_hw, net, heads, flip_points: given by the framework.
         nms_on: suppress by the regressed "boxes", or by the "windows" that were cropped.
         whole_pixels: take windows as one pixel less wide and high when they suppress each other, as ports of MTCNN do;
             for comparison with them.
         looks: how often the stage looks: from the second on at its own boxes. Boxes and points are the means of all
             looks, scores their geometric means; a look costs as much as there are boxes left. It is the refinement that
             Gidaris and Komodakis 2016 ("Attend Refine Repeat") do several times, with the weights of one stage.
+        mirror_looks: every second look sees its crops mirrored, so that the mean has less of the error of either side.
     """
 
     trainable = True
@@ -46,6 +47,8 @@ class Refiner:
         nms_on: str = "boxes",
         whole_pixels: bool = False,
         looks: int = 1,
+        mirror_looks: bool = False,
+        flip_points: Sequence[int] = (),
     ) -> None:
         if net is None:
             raise ValueError("a refiner needs a net and heads")
@@ -60,6 +63,8 @@ class Refiner:
         self._nms_on = nms_on
         self._less = np.array([1, 1, 0, 0], np.float32) * whole_pixels
         self._looks = looks
+        self._mirror_looks = mirror_looks
+        self._flip_points = np.array(flip_points or range(self.num_points or 0), np.intp)
 
     def __call__(
         self, images: Sequence[Resampler], candidates: Sequence[Detections] | None, settings: StageSettings
@@ -75,7 +80,7 @@ class Refiner:
         self, images: Sequence[Resampler], candidates: Sequence[Detections], settings: StageSettings, looks_before: int
     ) -> list[Detections]:
         windows = [fit_to_aspect(found.boxes, self.window_hw) for found in candidates]
-        raw = self._raw(images, windows, settings)
+        raw = self._raw(images, windows, settings, self._mirrored(looks_before))
         results, start = [], 0
         for before, rows in zip(candidates, windows, strict=True):
             outputs = {name: value[start : start + len(rows)] for name, value in raw.items()}
@@ -83,8 +88,11 @@ class Refiner:
             start += len(rows)
         return results
 
+    def _mirrored(self, looks_before: int) -> bool:
+        return self._mirror_looks and looks_before % 2 == 1
+
     def _raw(
-        self, images: Sequence[Resampler], windows: Sequence[NDArray[Any]], settings: StageSettings
+        self, images: Sequence[Resampler], windows: Sequence[NDArray[Any]], settings: StageSettings, mirrored: bool
     ) -> dict[str, NDArray[np.float32]]:
         """Return raw outputs ``(N, D)`` of all windows of all pictures, holding a bounded pool of crops at once."""
         limit = max(settings.chunk, _POOL_PIXELS // (self.window_hw[0] * self.window_hw[1]))
@@ -93,7 +101,8 @@ class Refiner:
         pool: list[NDArray[Any]] = []
         for image, rows in zip(images, windows, strict=True):
             for start in range(0, len(rows), limit):
-                pool.append(image.crops(rows[start : start + limit], self.window_hw))
+                crops = image.crops(rows[start : start + limit], self.window_hw)
+                pool.append(mirror_crops(crops) if mirrored else crops)
                 if sum(map(len, pool)) >= limit:
                     parts.append(self._run(np.concatenate(pool), settings))
                     pool = []
@@ -119,6 +128,8 @@ class Refiner:
         above = np.flatnonzero(scores >= settings.score)
         chosen = {name: value[above] for name, value in raw.items()}
         refined = self.runner.decode(chosen, windows[above], scores[above])
+        if self._mirrored(looks_before):
+            refined = mirror_detections(refined, windows[above][:, [0, 2]].sum(axis=1), self._flip_points)
         if looks_before:
             refined = _mean_place(before[above], refined, looks_before)
         on = windows[above] + self._less if self._nms_on == "windows" else None

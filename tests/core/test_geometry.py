@@ -21,10 +21,11 @@ from cascade_det.core.geometry import (
     fit_to_aspect,
     intersection_matrix,
     iou_matrix,
+    mirror_detections,
     mirror_truth,
     similarity_windows,
 )
-from cascade_det.core.types import Annotations, CropPlan, CropTruth, SampleRole
+from cascade_det.core.types import Annotations, CropPlan, CropTruth, Detections, SampleRole
 from cascade_det.heads.box_offset import BoxOffset
 
 quick = settings(deadline=None, max_examples=40)
@@ -387,3 +388,28 @@ class TestSimilarity:
         plan = plan.__class__(plan.boxes, plan.role, np.arange(3), plan.angle_deg, plan.mirror)
         seen = crop_truth(plan, truth, np.arange(5)).points * [crop_hw[1], crop_hw[0]]
         assert seen == pytest.approx(points @ maps[:, :, :2].transpose(0, 2, 1) + maps[:, None, :, 2], abs=0.01)
+
+
+class TestMirroredDetections:
+    FOUND = Detections(
+        np.array([[1, 2, 5, 9], [0, 0, 4, 4]]), np.array([0.9, 0.5]), np.array([[[2, 3], [4, 3]], [[1, 1], [3, 2]]])
+    )
+
+    @pytest.mark.parametrize("points", [None, np.zeros((0, 2, 2), np.float32)])
+    def test_none(self, points: NDArray[np.float32] | None) -> None:
+        none = Detections(np.zeros((0, 4)), np.zeros(0), points)
+        assert len(mirror_detections(none, 10, np.array([1, 0]))) == 0
+
+    def test_in_a_picture_of_ten_pixels(self) -> None:
+        now = mirror_detections(self.FOUND, 10, np.array([1, 0]))
+        assert now.boxes.tolist() == [[5, 2, 9, 9], [6, 0, 10, 4]]
+        assert now.points is not None
+        assert now.points.tolist() == [[[6, 3], [8, 3]], [[7, 2], [9, 1]]]
+
+    def test_twice_is_the_first_whatever_the_windows(self) -> None:
+        edges = np.array([6, 4.5])
+        once = mirror_detections(self.FOUND, edges, np.array([1, 0]))
+        twice = mirror_detections(once, edges, np.array([1, 0]))
+        assert np.allclose(twice.boxes, self.FOUND.boxes)
+        assert twice.points is not None
+        assert np.allclose(twice.points, self.FOUND.points)
