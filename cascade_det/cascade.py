@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 
 from cascade_det.core import registry
-from cascade_det.core.imaging import Border, Resample, Resampler, to_image
+from cascade_det.core.imaging import Resampler, to_image
 from cascade_det.core.nms import NmsMode
-from cascade_det.core.recipe import build_stage, recipe_from_dict, recipe_to_dict, validate
+from cascade_det.core.recipe import build_resampler, build_stage, recipe_from_dict, recipe_to_dict, validate
 from cascade_det.core.schema import Recipe
 from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.core.types import Detections
@@ -200,9 +200,8 @@ class Cascade:
             yield stage.name, candidates, time.perf_counter() - begin
 
     def resampler(self, image: Any) -> Resampler:
-        """Return a picture ready for the stages, with the recipe's resampling and border."""
-        border = self.recipe.border
-        return Resampler(image, Resample(self.recipe.image.resample), Border(border.mode), border.value)
+        """Return a picture ready for the stages, with the recipe's exposure, resampling and border."""
+        return build_resampler(self.recipe, image)
 
     def finish(self, found: Detections, image_hw: tuple[int, int]) -> Detections:
         """Return final detections: clipped to the picture, and by their edges, unless the recipe says otherwise."""

@@ -13,12 +13,13 @@ from cascade_det.errors import RecipeError, choices
 
 _SHARES = {
     "hardest_share", "share", "detect_recall", "mine_recall", "nms", "nms_across_levels", "mirror", "brightness",
-    "contrast", "colour", "grey", "blur", "cover", "ema", "rho",
+    "contrast", "colour", "grey", "blur", "cover", "dark", "ema", "rho",
 }  # fmt: skip
 _POSITIVE = {
     "samples", "batch_size", "lr", "shard_images", "rounds", "max_per_image", "max_pixels", "min_object_px",
     "validations", "scale", "detect_recall", "mine_recall", "max_images", "rho",
 }  # fmt: skip
+_LEVELS = {"value", "lift_to"}
 _CHOICES = {
     "reduction": ("mean", "hardest"),
     "nms_mode": ("union", "minimum"),
@@ -57,8 +58,6 @@ def check_values(recipe: Recipe) -> None:
     low, high = recipe.pyramid.min_object_px, recipe.pyramid.max_object_px
     if high is not None and high < low:
         raise RecipeError(f"pyramid.max_object_px={high}: must not be lower than pyramid.min_object_px={low}.")
-    if recipe.border.value > 255:
-        raise RecipeError(f"border.value={recipe.border.value}: must lie in [0, 255].")
     if not 0 < recipe.pyramid.factor < 1:
         raise RecipeError(f"pyramid.factor={recipe.pyramid.factor}: must lie in (0, 1), such as 0.709.")
     aspects = set()
@@ -94,6 +93,8 @@ def _check_leaf(full_key: str, name: str, value: Any) -> None:
         return
     if number and name in _SHARES and not 0 <= value <= 1:
         raise RecipeError(f"{full_key}={value}: must lie in [0, 1].")
+    if number and name in _LEVELS and not 0 <= value <= 255:
+        raise RecipeError(f"{full_key}={value}: must lie in [0, 255].")
     if number and name in _POSITIVE and value <= 0:
         raise RecipeError(f"{full_key}={value}: must be greater than 0.")
     if number and value < 0:

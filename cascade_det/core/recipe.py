@@ -16,12 +16,15 @@ from cascade_det.errors import RecipeError, choices
 if TYPE_CHECKING:
     from omegaconf.errors import OmegaConfBaseException
 
+    from cascade_det.core.imaging import Pixels, Resampler
     from cascade_det.data.sources import Source
     from cascade_det.heads.base import Head
     from cascade_det.samplers.base import Sampler
 
 FORMAT = 1
-_GIVEN_TO_STAGES: dict[str, Any] = {"name": "", "window_hw": (), "net": None, "heads": {}}  # by build_stage
+_GIVEN_TO_STAGES: dict[str, Any] = {  # by build_stage
+    "name": "", "window_hw": (), "net": None, "heads": {}, "flip_points": (),
+}  # fmt: skip
 _NO_PATHS = ("category", "level", "others", "split")  # of a source: a folder of such a name means nothing
 _GIVEN_TO_NETS: dict[str, Any] = {"window_hw": ()}
 
@@ -271,6 +274,15 @@ def build_stage(recipe: Recipe, stage: str) -> Any:
             section.net.kind, section.net.params, f"stages.{stage}.net", window_hw=window_hw
         )
     return registry.STAGES.build(section.kind, section.params, f"stages.{stage}", **given)
+
+
+def build_resampler(recipe: Recipe, image: Pixels) -> Resampler:
+    """Return a picture as all stages see it, in mining and in detection: exposure, resampling and border."""
+    from cascade_det.core.imaging import Border, Resample, Resampler, lift_exposure
+
+    lifted = lift_exposure(image, recipe.image.lift_to)
+    border = recipe.border
+    return Resampler(lifted, Resample(recipe.image.resample), Border(border.mode), border.value)
 
 
 def build_source(recipe: Recipe, split: str, name: str) -> Source:

@@ -170,6 +170,13 @@ class ImageSection:
     resample: str = key(
         "linear, area (no aliasing of large objects) or pooled (as ports of MTCNN do)", "mine", "linear"
     )
+    lift_to: float = key(
+        "a darker picture is multiplied until its brightest hundredth reaches this level of 255, at most eightfold; "
+        "0: never",
+        "mine",
+        0.0,
+        later=True,
+    )
     max_pixels: int = key(
         "a picture file of more pixels is refused before it is decoded", "mine", MAX_PIXELS, later=True
     )

@@ -27,8 +27,8 @@ from numpy.typing import NDArray
 
 from cascade_det.core import registry
 from cascade_det.core.geometry import crop_truth
-from cascade_det.core.imaging import Border, Resample, Resampler
-from cascade_det.core.recipe import build_heads, build_samplers
+from cascade_det.core.imaging import Resampler
+from cascade_det.core.recipe import build_heads, build_resampler, build_samplers
 from cascade_det.core.schema import Recipe, window_of
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
 from cascade_det.data.augment import PictureView
@@ -178,8 +178,7 @@ class Miner:
         return outputs[0]
 
     def _resampler(self, image: NDArray[np.uint8]) -> Resampler:
-        recipe = self.job.recipe
-        return Resampler(image, Resample(recipe.image.resample), Border(recipe.border.mode), recipe.border.value)
+        return build_resampler(self.job.recipe, image)
 
     def _cut(self, resampler: Resampler, plan: CropPlan, truth: Annotations, place: tuple[int, int, int]) -> Crops:
         number, view_number, source = place

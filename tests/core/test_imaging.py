@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image
 
-from cascade_det.core.imaging import mirror_crops, picture_size, read_image, to_image, write_image
+from cascade_det.core.imaging import lift_exposure, mirror_crops, picture_size, read_image, to_image, write_image
 from cascade_det.errors import DataError
 
 quick = settings(deadline=None, max_examples=40)
@@ -285,3 +285,27 @@ def test_mirror_crops(shape: tuple[int, ...]) -> None:
     before = crops.copy()
     assert np.array_equal(mirror_crops(crops), before[:, :, ::-1])
     assert np.array_equal(crops, before)
+
+
+class TestExposure:
+    @pytest.mark.parametrize("shape", [(0, 0, 3), (0, 9, 3), (1, 1, 3)])
+    def test_nothing_to_lift(self, shape: tuple[int, ...]) -> None:
+        assert lift_exposure(np.zeros(shape, np.uint8), 150).shape == shape
+
+    @pytest.mark.parametrize(
+        ("brightest", "level", "expected"),
+        [(50, 150, 150), (50, 0, 50), (150, 150, 150), (200, 150, 200), (10, 150, 80), (0, 150, 0), (100, 255, 255)],
+    )
+    def test_the_brightest_reach_the_level_at_most_eightfold(self, brightest: int, level: float, expected: int) -> None:
+        image = np.zeros((64, 48, 3), np.uint8)
+        image[:, :24, 1] = brightest
+        lifted = lift_exposure(image, level)
+        assert lifted.dtype == np.uint8
+        assert lifted.max() == expected
+        assert (lifted[:, 24:] == 0).all()
+        assert image.max() == brightest, "the picture given stays as it is"
+
+    def test_a_few_lamps_do_not_count(self) -> None:
+        image = np.full((640, 480, 3), 30, np.uint8)
+        image[8:12, 8:12] = 255
+        assert lift_exposure(image, 150)[300, 300].tolist() == [150] * 3

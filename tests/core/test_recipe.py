@@ -111,7 +111,7 @@ def test_a_recipe_is_plain_values_with_defaults(path: Path) -> None:
         ("imgae.mean=1", r"key 'imgae': there is no such key; did you mean 'image'\? Choices: base_dir, border"),
         (
             "image.maen=1",
-            r"key 'image\.maen'.*did you mean 'mean'\? Choices: clip_boxes, inclusive_boxes, max_pixels, mean",
+            r"key 'image\.maen'.*did you mean 'mean'\? Choices: clip_boxes, inclusive_boxes, lift_to, max_pixels, mean",
         ),
         ("stages.pnet.keeep.score=1", r"key 'stages\.pnet\.keeep'.*did you mean 'keep'\? Choices: calibrate, heads"),
         ("stages.pnet.keep.zzz=1", r"key 'stages\.pnet\.keep\.zzz': there is no such key; Choices: max_per_image, nms"),
@@ -188,7 +188,7 @@ def test_a_stage_is_built_at_its_multiplied_window(path: Path) -> None:
         "stages.pnet.samplers.windows.params.positive=.nan",
         "pyramid.factor=0", "pyramid.factor=1", "pyramid.min_object_px=0", "pyramid.max_object_px=-1",
         "border.value=256", "border.value=-1", "border.mode=mirror", "image.resample=cubic", "image.scale=-1",
-        "image.max_pixels=0",
+        "image.max_pixels=0", "image.lift_to=256", "image.lift_to=-1", "data.jitter.dark=1.5",
         "stages.pnet.keep.score=1.5", "stages.pnet.keep.score=atuo", "stages.pnet.keep.score=true",
         "stages.pnet.keep.nms=1.1", "stages.pnet.keep.nms_mode=maximum", "stages.pnet.keep.max_per_image=0",
         "stages.pnet.calibrate.detect_recall=2", "stages.pnet.calibrate.max_fppi=-1", "stages.pnet.rounds=0",
