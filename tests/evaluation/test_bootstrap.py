@@ -127,13 +127,13 @@ def test_an_interval_holds_its_figure_and_narrows_with_more_pictures() -> None:
 
 
 def test_an_interval_covers_the_figure_of_a_large_set() -> None:
-    """Of 40 samples, about 38 should; a formula that is wrong by a half leaves far fewer."""
-    large = plain(Coco().evaluate(drawn_set(4000, 99)))[1]
+    """Of 30 samples, about 28 should; intervals of half the width would hold about 20."""
+    large = plain(Coco().evaluate(drawn_set(2000, 99)))[1]
     held = 0
-    for seed in range(40):
+    for seed in range(30):
         low, high = resampled_intervals(matching(drawn_set(60, seed)).table(300), 200, 0, ("1",))["AP50"]
         held += low <= large <= high
-    assert held >= 33
+    assert held >= 25
 
 
 def test_groups_have_intervals_of_their_own() -> None:
