@@ -101,7 +101,7 @@ def test_pillows_own_cap_stays_for_others(picture: Path, monkeypatch: pytest.Mon
 
 
 def test_bootstrap_of_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    drawn = Synthetic(images=3, size_hw=[96, 128], num_points=5)
+    drawn = Synthetic(images=3, size_hw=[96, 128], object_px=[24, 80])
     for index, picture in enumerate(drawn.pictures):
         write_image(tmp_path / "in" / picture.name, drawn.read(index))
     (tmp_path / "truth.json").write_text(json.dumps(coco_set(drawn, "face", list("abcde"))))
