@@ -1,4 +1,4 @@
-"""What the documents show: Python blocks and examples of docstrings run, commands have the flags that they are given."""
+"""What the documents show: Python blocks and examples of docstrings run, and commands have the flags that they name."""
 
 from __future__ import annotations
 
