@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from cascade_det.cli.common import own_folder, progress_bar, say, write_json
+from cascade_det.cli.run_verbs import list_failures
 from cascade_det.cli.source_flags import FormatOption, ParamOption, source_of
 from cascade_det.cli.train_verbs import JsonOption, Overrides, PresetOption, RecipeArgument
 from cascade_det.errors import DataError, RecipeError
+
+if TYPE_CHECKING:
+    from cascade_det.core.schema import Recipe
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -68,52 +72,73 @@ def show(
     out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the sheets.")],
     overrides: Overrides = None,
     pictures: Annotated[int, typer.Option("--pictures", metavar="N", min=1, help="Pictures of each source.")] = 40,
+    stage: Annotated[
+        Optional[str], typer.Option("--stage", metavar="S", help="The windows of this stage alone.")
+    ] = None,
+    count: Annotated[int, typer.Option("--count", metavar="N", min=1, help="Windows of each role.")] = 48,
     preset: PresetOption = None,
 ) -> None:
-    """Draw boxes and points on pictures of each source: one sheet `DIR/SPLIT_NAME.png` for each.
+    """Draw pictures of each source with their truth, and the windows that each stage learns from.
 
-    The pictures are evenly chosen. Boxes are yellow, ignored ones grey, and each point has a colour of its own, which
-    the heading names: left and right that are swapped show at a glance.
+    `DIR/SPLIT_NAME.png` shows evenly chosen pictures of a source. Boxes are yellow, ignored ones grey, and each point
+    has a colour of its own, which the heading names: left and right that are swapped show at a glance.
+
+    `DIR/windows_STAGE.png` shows random windows of a stage by role (positive, part, negative, points) with the box and
+    the points that each teaches. They are those of the run directory where the stage is mined. Of a first stage that is
+    not, some are cut from a few pictures; later stages learn from what the ones before let through and have none yet.
 
     Examples:
 
     `cascade-det data show mine.yaml --out sheets`
 
-    `cascade-det data show mtcnn_face --out sheets --pictures 100`
+    `cascade-det data show mtcnn_face --out sheets --stage pnet --count 100`
     """
+    from cascade_det.core.recipe import load_recipe
+    from cascade_det.training.window_sheets import stages_to_show, write_windows
+
+    loaded = load_recipe(recipe, *(overrides or []), preset=preset)
+    reasons = stages_to_show(loaded, stage)
+    named = {split: list(getattr(loaded.data, split)) for split in ("train", "val")}
+    sheets = {f"{split}_{name}.png" for split, names in named.items() for name in names}
+    folder = own_folder(out, sheets | {f"windows_{name}.png" for name in loaded.stages})
+    errors = _show_pictures(loaded, folder, pictures) if stage is None else []
+    for name, reason in reasons.items():
+        if reason:
+            say(f"{name}: no sheet of windows: {reason}")
+            continue
+        path = folder / f"windows_{name}.png"
+        say(f"{name}: windows {write_windows(loaded, name, path, count)}")
+        print(path)
+    list_failures(errors, None)
+
+
+def _show_pictures(recipe: Recipe, folder: Path, most: int) -> list[tuple[object, str]]:
+    """Write a sheet of each source; return (picture, reason) of all that could not be read."""
     import numpy as np
 
-    from cascade_det.cli.run_verbs import list_failures
     from cascade_det.core.imaging import write_image
-    from cascade_det.core.recipe import load_recipe
     from cascade_det.data.picture_set import PictureSet
     from cascade_det.visual.contact_sheet import contact_sheet
     from cascade_det.visual.truth_sheet import legend, truth_tile
 
-    loaded = load_recipe(recipe, *(overrides or []), preset=preset)
-    sets = {split: PictureSet.of(loaded, split) for split in ("train", "val")}
-    named = [
-        (f"{split}_{name}", source)
-        for split, own in sets.items()
-        for name, source in zip(own.names, own.sources, strict=True)
-    ]
-    folder = own_folder(out, {f"{name}.png" for name, _ in named})
     errors: list[tuple[object, str]] = []
-    points = legend(loaded.object.points)
-    for name, source in named:
-        total = len(source.pictures)
-        tiles, titles = [], []
-        for index in np.unique(np.linspace(0, max(total - 1, 0), min(pictures, total)).astype(int)).tolist():
-            try:
-                tiles.append(truth_tile(source.read(index), source.annotations(index), _TILE_HW))
-                titles.append(source.pictures[index].name)
-            except DataError as error:
-                errors.append((source.pictures[index].name, str(error)))
-        heading = f"{name}: {len(tiles)} of {total:,} pictures; ignored grey" + (f"; {points}" if points else "")
-        sheet = contact_sheet(tiles, columns=5, tile_hw=_TILE_HW, titles=titles, heading=heading)
-        write_image(folder / f"{name}.png", sheet)
-        print(folder / f"{name}.png")
-    list_failures(errors, None)
+    points = legend(recipe.object.points)
+    sets = {split: PictureSet.of(recipe, split) for split in ("train", "val")}
+    for split, own in sets.items():
+        for source_name, source in zip(own.names, own.sources, strict=True):
+            name, total = f"{split}_{source_name}", len(source.pictures)
+            tiles, titles = [], []
+            for index in np.unique(np.linspace(0, max(total - 1, 0), min(most, total)).astype(int)).tolist():
+                try:
+                    tiles.append(truth_tile(source.read(index), source.annotations(index), _TILE_HW))
+                    titles.append(source.pictures[index].name)
+                except DataError as error:
+                    errors.append((source.pictures[index].name, str(error)))
+            heading = f"{name}: {len(tiles)} of {total:,} pictures; ignored grey" + (f"; {points}" if points else "")
+            sheet = contact_sheet(tiles, columns=5, tile_hw=_TILE_HW, titles=titles, heading=heading)
+            write_image(folder / f"{name}.png", sheet)
+            print(folder / f"{name}.png")
+    return errors
 
 
 @app.command("convert")

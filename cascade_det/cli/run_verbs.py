@@ -233,6 +233,9 @@ def evaluate(
     params: ParamOption = None,
     metrics: Annotated[str, typer.Option("--metrics", help="Figures, separated by commas: coco.")] = "coco",
     group_by: Annotated[Optional[str], typer.Option("--group-by", help="Fields of picture or object, or size.")] = None,
+    bootstrap: Annotated[
+        int, typer.Option("--bootstrap", metavar="N", min=0, help="95 % intervals from N resamples of the pictures.")
+    ] = 0,
     upto: Annotated[Optional[str], typer.Option("--upto", help="Score what this stage lets through.")] = None,
     out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Folder for all files.")] = None,
     min_object: MinObject = None,
@@ -252,7 +255,7 @@ def evaluate(
 
     `cascade-det evaluate mtcnn_face --format coco --images faces --annotations faces/val.json --out scored`
 
-    `cascade-det evaluate runs/mine --images pictures --annotations truth.json --group-by size --min-object 15`
+    `cascade-det evaluate runs/mine --images pictures --annotations truth.json --group-by size --bootstrap 1000`
 
     `cascade-det evaluate mtcnn_face --format wider --images WIDER_val --annotations ground_truth --param level=hard`
     """
@@ -270,7 +273,7 @@ def evaluate(
         category=recipe.object.category,
         max_pixels=recipe.image.max_pixels,
     )
-    evaluators = _evaluators(metrics, group_by)
+    evaluators = _evaluators(metrics, group_by, bootstrap)
     options = checked_options(cascade, upto, min_object, score)
     _tell_about(source, annotations)
     if score is None:
@@ -294,10 +297,10 @@ def _tell_about(source: Source, annotations: Path) -> None:
         say(f"{annotations}: none of its {pictures:,} pictures holds an object that counts, so AP and recall are -1")
 
 
-def _evaluators(metrics: str, group_by: str | None) -> dict[str, Evaluator]:
+def _evaluators(metrics: str, group_by: str | None, bootstrap: int = 0) -> dict[str, Evaluator]:
     from cascade_det.core.registry import EVALUATORS
 
-    params = {"coco": {"group_by": group_by.split(",") if group_by else []}}
+    params = {"coco": {"group_by": group_by.split(",") if group_by else [], "bootstrap": bootstrap}}
     names = metrics.split(",")
     for name in names:
         EVALUATORS.get(name, "--metrics ")

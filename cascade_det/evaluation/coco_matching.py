@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.errors import DataError
+from cascade_det.evaluation.bootstrap import MatchTable
 
 COCO_LIMITS = (1, 10, 100)  # detections of a picture, by falling score
 ALL = "all"
@@ -82,19 +83,35 @@ class CocoMatching:
 
         For a set of one category that pycocotools matched.
 
-        Ignored detections are neither found objects nor false positives. Of equal scores the earlier picture's comes
-        first, as in the precision.
+        Ignored detections are neither found objects nor false positives.
         """
-        matches = [match for match in self._run.evalImgs[: self._pictures] if match is not None]  # the range "all"
-        objects = sum(int((np.asarray(match["gtIgnore"]) == 0).sum()) for match in matches)
-        if objects == 0:
+        table = self.table(limit)
+        if table.objects.sum() == 0:
             return -1.0
-        counts = [~np.asarray(match["dtIgnore"][0][:limit], bool) for match in matches]
-        scores = np.concatenate([np.asarray(m["dtScores"][:limit])[c] for m, c in zip(matches, counts, strict=True)])
-        hits = np.concatenate([m["dtMatches"][0][:limit][c] > 0 for m, c in zip(matches, counts, strict=True)])
-        hits = hits[np.argsort(-scores, kind="stable")]
-        allowed = np.cumsum(~hits) <= fppi * self._pictures
-        return float(np.cumsum(hits)[allowed].max(initial=0) / objects)
+        return table.recall_at_fppi(fppi, np.ones(self._pictures, np.int64))
+
+    def table(self, limit: int) -> MatchTable:
+        """Return the matches of all pictures in order of their ids, for a set of one category that pycocotools matched.
+
+        Of equal scores the earlier picture's detections come first, as in the precision.
+        """
+        matches = self._run.evalImgs[: self._pictures]  # the range "all"; None for a picture with nothing at all
+        thresholds, levels = len(self._run.params.iouThrs), np.asarray(self._run.params.recThrs, np.float64)
+        scores, picture, hit, ignored = [np.zeros(0)], [np.zeros(0, np.intp)], [], []
+        objects = np.zeros(self._pictures, np.int64)
+        for row, match in enumerate(matches):
+            if match is None:
+                continue
+            objects[row] = np.count_nonzero(np.asarray(match["gtIgnore"]) == 0)
+            scores.append(np.asarray(match["dtScores"][:limit], np.float64))
+            picture.append(np.full(len(scores[-1]), row, np.intp))
+            hit.append(match["dtMatches"][:, :limit] > 0)
+            ignored.append(np.asarray(match["dtIgnore"][:, :limit], bool))
+        order = np.argsort(-np.concatenate(scores), kind="stable")
+        nothing = np.zeros((thresholds, 0), bool)
+        counted = ~np.concatenate([nothing, *ignored], axis=1)[:, order]
+        found = np.concatenate([nothing, *hit], axis=1)[:, order] & counted
+        return MatchTable(np.concatenate(picture)[order], found, counted, objects, levels)
 
 
 def _classes(backend: Backend) -> tuple[Any, Any]:

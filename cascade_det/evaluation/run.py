@@ -172,10 +172,14 @@ def _write_pictures(folder: Path, source: Source, done: Evaluation) -> None:
 
 def summary_line(name: str, metrics: Mapping[str, Any]) -> str:
     """Return the main figures of one source in one line."""
-    recall = metrics.get("recall_at_fppi", {})
-    nme = metrics.get("nme")
-    parts = [f"{key} {metrics[key]:.3f}" for key in ("AP", "AP50", "AP75") if key in metrics]
-    parts += [f"recall {_figure(recall.get(f))} at {f} FPPI" for f in ("0.1", "1") if f in recall]
+    recall, sure, nme = metrics.get("recall_at_fppi", {}), metrics.get("intervals", {}), metrics.get("nme")
+    sure_recall = sure.get("recall_at_fppi", {})
+    parts = [f"{key} {metrics[key]:.3f}{_interval(sure.get(key))}" for key in ("AP", "AP50", "AP75") if key in metrics]
+    parts += [
+        f"recall {_figure(recall[fppi])}{_interval(sure_recall.get(fppi))} at {fppi} FPPI"
+        for fppi in ("0.1", "1")
+        if fppi in recall
+    ]
     if nme is not None:
         parts.append(f"NME {nme:.2f} % ({metrics['nme_matched']} of {metrics['nme_total']})")
     return f"{name}: " + ", ".join(parts)
@@ -197,6 +201,10 @@ def funnel_lines(funnel: Sequence[Mapping[str, Any]]) -> list[str]:
 
 def _figure(value: float | None, decimals: int = 3) -> str:
     return "-" if value is None else f"{value:.{decimals}f}"
+
+
+def _interval(ends: Sequence[float] | None) -> str:
+    return "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
 def scored_pictures(sources: Sequence[Source]) -> int:

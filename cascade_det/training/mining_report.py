@@ -48,16 +48,18 @@ def mining_report(shards: Sequence[Path], mix: Mapping[str, float] | str | None,
     }
 
 
-def write_sheet(path: Path, shards: Sequence[Path], stage: str, seed: int) -> None:
-    """Write a contact sheet of random windows by role with their truth drawn."""
+def write_sheet(
+    path: Path, shards: Sequence[Path], stage: str, seed: int, *, rows: int = _SHEET_ROWS, origin: str = ""
+) -> None:
+    """Write a contact sheet of at most `rows` random windows of each role, with their truth drawn."""
     pool = Pool(shards)
     rng = np.random.default_rng([seed, 4])
     chosen = {}
     for name in ROLE_ORDER if len(pool) else ():
         every = np.flatnonzero(pool.role == SampleRole[name])
-        rows = np.sort(rng.permutation(every)[:_SHEET_ROWS])
-        chosen[f"{name}, {len(every):,} in all, shown"] = (pool.pixels(rows), pool.truth(rows))
-    write_image(path, window_sheet(chosen, heading=f"windows mined for {stage}"))
+        shown = np.sort(rng.permutation(every)[:rows])
+        chosen[f"{name}, {len(every):,} in all, shown"] = (pool.pixels(shown), pool.truth(shown))
+    write_image(path, window_sheet(chosen, heading=f"windows mined for {stage}" + (f" ({origin})" if origin else "")))
 
 
 def lines(stage: str, report: Mapping[str, Any]) -> list[str]:

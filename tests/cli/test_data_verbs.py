@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,11 +15,13 @@ import yaml
 
 from cascade_det.cli.app import main
 from cascade_det.core.imaging import read_image, write_image
+from cascade_det.core.recipe import load_recipe
 from cascade_det.core.registry import SOURCES
 from cascade_det.core.types import Annotations
 from cascade_det.data.formats.coco import Coco
 from cascade_det.data.sources import Picture, Source
 from cascade_det.evaluation.files import coco_set
+from cascade_det.training.mining import Miner, MiningJob
 
 RECIPE: dict[str, Any] = {
     "name": "small",
@@ -122,7 +125,7 @@ class TestShow:
         out = tmp_path / "out"
         for count in ("1", "40"):
             assert main(["data", "show", str(recipe), "--out", str(out), "--pictures", count]) == 0
-            assert sorted(path.name for path in out.iterdir()) == ["train_a.png", "val_b.png"]
+            assert sorted(path.name for path in out.iterdir()) == ["train_a.png", "val_b.png", "windows_pnet.png"]
         assert read_image(out / "train_a.png").shape[1] > 3 * 320
         assert str(out / "val_b.png") in capsys.readouterr().out
 
@@ -136,6 +139,72 @@ class TestShow:
 
     def test_a_folder_with_other_things_is_refused(self, recipe: Path, tmp_path: Path) -> None:
         assert main(["data", "show", str(recipe), "--out", str(tmp_path / "train")]) == 2
+
+
+class TestShowWindows:
+    """Sheets of windows: of a run where there is one, else of a few pictures; the later stage has none before it."""
+
+    @pytest.fixture
+    def staged(self, recipe: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+        """Return the recipe with a second stage, in the current folder."""
+        stages = dict(RECIPE["stages"])
+        stages["rnet"] = {
+            **stages["pnet"],
+            "kind": "refiner",
+            "window_hw": [24, 24],
+            "net": {"kind": "mtcnn_rnet"},
+            "samplers": {"mined": {"kind": "from_cascade"}},
+        }
+        recipe.write_text(yaml.safe_dump({**RECIPE, "stages": stages}, sort_keys=False))
+        monkeypatch.chdir(tmp_path)
+        return recipe
+
+    @staticmethod
+    def mine(recipe: Path, stage: str, folder: Path) -> None:
+        """Write the shard that a run would hold; without candidates for a later stage."""
+        Miner(MiningJob(load_recipe(recipe), stage, "train", 1, [0, 1, 2], None)).mine_shard(0, folder)
+
+    def test_a_first_stage_without_a_run(
+        self, staged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        assert main(["data", "show", str(staged), "--out", "out", "--stage", "pnet"]) == 0
+        told = capsys.readouterr()
+        assert "pnet: windows cut now from 3 of 3 pictures; nothing is mined in runs/small" in told.err
+        assert told.out == "out/windows_pnet.png\n"
+        assert [path.name for path in (tmp_path / "out").iterdir()] == ["windows_pnet.png"]
+        assert not (tmp_path / "runs").exists()
+
+    def test_without_pictures_the_sheet_says_so(self, staged: Path, tmp_path: Path) -> None:
+        (tmp_path / "train.txt").write_text("")
+        assert main(["data", "show", str(staged), "--out", "out", "--stage", "pnet"]) == 0
+
+    def test_stages_of_a_run(self, staged: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.mine(staged, "rnet", tmp_path / "runs" / "small" / "rnet" / "mine" / "shards" / "00000")
+        assert main(["data", "show", str(staged), "--out", "out"]) == 0
+        err = capsys.readouterr().err
+        assert "pnet: windows cut now" in err
+        assert "rnet: windows from runs/small/rnet, 1 shards" in err
+        # its windows come from the run: pictures that are gone since do not matter
+        shutil.rmtree(tmp_path / "train")
+        assert main(["data", "show", str(staged), "--out", "out", "--stage", "rnet"]) == 0
+
+    def test_the_count_of_windows(self, staged: Path, tmp_path: Path) -> None:
+        heights = []
+        for count in ("1", "90"):  # 16 windows a row
+            assert main(["data", "show", str(staged), "--out", "out", "--stage", "pnet", "--count", count]) == 0
+            heights.append(read_image(tmp_path / "out" / "windows_pnet.png").shape[0])
+        assert heights[1] > heights[0] + 3 * 64
+
+    def test_a_later_stage_without_a_run(self, staged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["data", "show", str(staged), "--out", "out"]) == 0  # the rest is shown
+        assert "rnet: no sheet of windows: nothing is mined in runs/small/rnet" in capsys.readouterr().err
+        assert main(["data", "show", str(staged), "--out", "other", "--stage", "rnet"]) == 2
+        assert "--stage rnet: nothing is mined in runs/small/rnet" in capsys.readouterr().err
+        assert not Path("other").exists()
+
+    def test_an_unknown_stage(self, staged: Path, capsys: pytest.CaptureFixture[str]) -> None:
+        assert main(["data", "show", str(staged), "--out", "out", "--stage", "pent"]) == 2
+        assert "--stage 'pent': there is no such stage; did you mean 'pnet'" in capsys.readouterr().err
 
 
 def same(first: Source, second: Source) -> None:

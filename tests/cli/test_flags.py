@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,9 @@ from PIL import Image
 from cascade_det.cascade import Cascade
 from cascade_det.cli.app import main
 from cascade_det.core.imaging import write_image
+from cascade_det.data.synthetic import Synthetic
 from cascade_det.errors import ModelError
+from cascade_det.evaluation.files import coco_set
 
 
 @pytest.fixture
@@ -95,3 +98,18 @@ def test_pillows_own_cap_stays_for_others(picture: Path, monkeypatch: pytest.Mon
     assert Image.MAX_IMAGE_PIXELS == 100
     with pytest.raises(Image.DecompressionBombError):
         Image.open(picture)
+
+
+def test_bootstrap_of_evaluate(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    drawn = Synthetic(images=3, size_hw=[96, 128], object_px=[24, 80])
+    for index, picture in enumerate(drawn.pictures):
+        write_image(tmp_path / "in" / picture.name, drawn.read(index))
+    (tmp_path / "truth.json").write_text(json.dumps(coco_set(drawn, "face", list("abcde"))))
+    command = ["evaluate", "mtcnn_face", "--images", str(tmp_path / "in"), "--device", "cpu"]
+    command += ["--annotations", str(tmp_path / "truth.json")]
+    assert main([*command, "--bootstrap", "20", "--out", str(tmp_path / "out")]) == 0
+    intervals = json.loads((tmp_path / "out" / "metrics.json").read_text())["intervals"]
+    low, high = intervals["AP50"]
+    assert f"[{low:.3f}, {high:.3f}], AP75" in capsys.readouterr().out.splitlines()[0]
+    assert list(intervals["recall_at_fppi"]) == ["0.1", "1"]
+    assert main([*command, "--bootstrap", "-1"]) == 2
