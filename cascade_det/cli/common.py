@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +54,19 @@ def stopped_like_ctrl_c() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+_words: list[str] = []  # of the command line that is at work
+
+
+def keep_command_line(words: Sequence[str]) -> None:
+    """Remember the words of the command line that is at work, for reports."""
+    _words[:] = words
+
+
+def command_line() -> str:
+    """Return the command line that is at work as a shell takes it."""
+    return shlex.join(["cascade-det", *_words])
 
 
 def say(line: str) -> None:

@@ -41,6 +41,7 @@ def test_no_pictures() -> None:
         "precision": None,
         "lost": 0,
         "recall_by_size": {"12-24": None, "24-48": None, "48-96": None, "96+": None},
+        "lost_by_size": {"12-24": 0, "24-48": 0, "48-96": 0, "96+": 0},
         "ms_per_image": None,
     }
     assert Funnel([]).result([]) == []
