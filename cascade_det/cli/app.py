@@ -8,7 +8,15 @@ from collections.abc import Sequence
 import typer
 
 from cascade_det import __version__
-from cascade_det.cli import data_verbs, inspect_verbs, interop_verbs, run_verbs, score_verbs, train_verbs
+from cascade_det.cli import (
+    compare_verb,
+    data_verbs,
+    inspect_verbs,
+    interop_verbs,
+    run_verbs,
+    score_verbs,
+    train_verbs,
+)
 from cascade_det.cli.common import keep_command_line
 from cascade_det.errors import CascadeError
 
@@ -48,6 +56,7 @@ app.command("check")(train_verbs.check)
 app.command("detect")(run_verbs.detect)
 app.command("evaluate")(run_verbs.evaluate)
 app.command("score")(score_verbs.score)
+app.command("compare")(compare_verb.compare)
 app.add_typer(data_verbs.app, name="data")
 app.command("import")(interop_verbs.import_weights)
 app.command("parts")(inspect_verbs.parts)

@@ -17,7 +17,8 @@ from cascade_det.evaluation.protocol import Curve
 
 _EVERY_OBJECT = Setup((0, math.inf), (0, math.inf))
 _MOST_POINTS = 1500  # of a line: more can be told apart on no page
-_LOWEST_FPPI = 1e-3  # of the logarithmic axis; what has fewer false positives stands at its left end
+# the ends of the logarithmic axes: what lies beyond them, such as no false positive, stands at the edge
+_LOWEST_FPPI, _LOWEST_RATE = 1e-3, 1e-2
 _NAME = "IoU 0.5"
 
 
@@ -40,7 +41,7 @@ def box_curves(given: Given, figures: Mapping[str, Any]) -> list[Curve]:
     recall, fppi = curve.hits / curve.counted, curve.fppi
     false = np.rint(fppi * given.pictures)
     precision = curve.hits / (curve.hits + false)
-    rate, fppi = np.maximum(1 - recall, 1e-12), np.maximum(fppi, _LOWEST_FPPI)
+    rate, fppi = np.maximum(1 - recall, _LOWEST_RATE), np.maximum(fppi, _LOWEST_FPPI)
     lines = [
         ("precision-recall", recall, precision, _ap_legend(figures, recall)),
         ("roc", np.maximum(false, 1), recall, _roc_legend(recall, false)),

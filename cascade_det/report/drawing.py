@@ -6,7 +6,7 @@ import base64
 import io
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import numpy as np
@@ -115,7 +115,7 @@ def tiles(
 def _caption(example: Example, name: str, note: str) -> tuple[str, ...]:
     height = f"{example.box_xyxy[3] - example.box_xyxy[1]:.0f} px"
     score = "" if example.score is None else f"{example.score:.2f} · "
-    return tuple(line for line in (score + height, note, name) if line)
+    return tuple(line for line in (score + height, note, PurePosixPath(name).name) if line)
 
 
 def _tile(resampler: Resampler, example: Example, given: Given) -> Pixels:

@@ -76,9 +76,7 @@ def find_examples(given: Given, score: float) -> Examples:
     for objects, found in given.groups():
         ranked = found[np.argsort(-given.scores[found], kind="stable")]
         ranked = ranked[given.scores[ranked] >= score]
-        taken = match_objects(
-            given.found.boxes_xywh[ranked], given.truth.boxes_xywh[objects], given.ignore[objects]
-        )
+        taken = match_objects(given.found.boxes_xywh[ranked], given.truth.boxes_xywh[objects], given.ignore[objects])
         right += ranked[taken >= 0].tolist()
         wrong += ranked[taken == NO_OBJECT].tolist()
         dropped += int((taken == ON_IGNORED).sum())

@@ -207,7 +207,12 @@ def _sheets(
     lost = losing_stages(cascade, dict(figures.get("settings", {})), source, examples.missed, index_of)
     told = [_fate(stage, example.score, examples.score) for stage, example in zip(lost, examples.missed, strict=True)]
     kinds = (
-        ("Correct", "from the most to the least certain, evenly chosen", examples.correct, [""] * len(examples.correct)),
+        (
+            "Correct",
+            "from the most to the least certain, evenly chosen",
+            examples.correct,
+            [""] * len(examples.correct),
+        ),
         ("Missed", "those nearest to being found first, then by falling height", examples.missed, told),
         ("False", "the most certain first", examples.false, [""] * len(examples.false)),
     )
@@ -245,7 +250,7 @@ def provenance(cascade: Cascade, command: str) -> list[tuple[str, str]]:
     versions = {name: _version(name) for name in _PACKAGES}
     return [
         ("Command", command or "called from Python"),
-        ("Folder", os.getcwd()),
+        ("Folder", str(Path.cwd())),
         ("Recipe", cascade.recipe.name),
         ("Seed", str(cascade.recipe.seed)),
         ("cascade_det", _version("cascade_det")),

@@ -37,15 +37,14 @@ SCORE_AXES: Mapping[str, Mapping[str, Any]] = {
         "xscale": "log", "yscale": "log", "xlim": (1e-3, 10), "ylim": (0.01, 1.05),
     },
     "recall-fppi": {
-        "xlabel": "false positives per image", "ylabel": "recall", "xscale": "log", "xlim": (1e-3, 10), "ylim": (0, 1.02)
+        "xlabel": "false positives per image", "ylabel": "recall",
+        "xscale": "log", "xlim": (1e-3, 10), "ylim": (0, 1.02),
     },
     "ced": {"xlabel": "error in %", "ylabel": "share of objects", "xlim": (0, 20), "ylim": (0, 1.02)},
 }  # fmt: skip
 
 
-def plot_training_curves(
-    rows: Mapping[str, Curve], path: Place, title: str, *, x_label: str = "samples seen"
-) -> None:
+def plot_training_curves(rows: Mapping[str, Curve], path: Place, title: str, *, x_label: str = "samples seen") -> None:
     """Plot what was logged while fitting, one panel a quantity.
 
     ``train_loss`` and ``val_loss``, or ``train/loss`` and ``val/loss``, are one quantity and share a panel.
@@ -211,7 +210,9 @@ def _quantity(name: str) -> str:
 
 def _stage_label(row: Mapping[str, Any]) -> str:
     spent = row.get("ms_per_image")
-    return str(row["stage"]) if spent is None else f"{row['stage']}\n{spent:.3g} ms an image"
+    if spent is None:
+        return str(row["stage"])
+    return f"{row['stage']}\n{spent:,.0f} ms an image" if spent >= 100 else f"{row['stage']}\n{spent:.3g} ms an image"
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
@@ -223,6 +224,8 @@ def _plot_finite(axes: Axes, x: Any, y: Any, label: str, drawstyle: str = "defau
     """Draw one curve without the points that are not finite; a single point gets a marker."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     kept = np.isfinite(x) & np.isfinite(y)
+    label = label.replace("$", r"\$")  # names are no formulas
+    label = f" {label}" if label.startswith("_") else label  # a legend leaves out what starts so
     axes.plot(x[kept], y[kept], label=label, linewidth=1.6, marker="o" if kept.sum() < 2 else "", drawstyle=drawstyle)
 
 

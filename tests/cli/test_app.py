@@ -22,7 +22,7 @@ from cascade_det.core.recipe import load_recipe
 from cascade_det.training.pipeline import Run
 
 STEPS = ["pnet mine", "pnet fit", "pnet calibrate", "rnet mine", "rnet fit", "rnet calibrate", "evaluate"]
-VERBS = ["train", "status", "check", "detect", "evaluate", "score", "data", "import", "parts", "models"]
+VERBS = ["train", "status", "check", "detect", "evaluate", "score", "compare", "data", "import", "parts", "models"]
 
 
 def pycocotools_alone(folder: Path) -> float:
