@@ -146,7 +146,7 @@ def _render(page: Mapping[str, Any]) -> str:
 def _section(
     name: str, folder: Path, cascade: Cascade, source: Source, figures: Mapping[str, Any], score: float | None
 ) -> SourceSection:
-    given = _given(folder)
+    given, reason = _given(folder)
     curves = [] if given is None else [*box_curves(given, figures), *point_curves(given, _normaliser(cascade))]
     rows: Sequence[Mapping[str, Any]] = figures.get("funnel", [])
     examples = None if given is None else find_examples(given, _operating_score(cascade, figures, score))
@@ -154,7 +154,7 @@ def _section(
         name,
         headline(figures),
         score_figures(curves),
-        _why_no_curves(given),
+        reason or _why_no_curves(given),
         funnel_tables(rows, _objects_by_size(given)),
         funnel_figure(rows) if rows else None,
         group_rows(figures),
@@ -163,18 +163,16 @@ def _section(
     )
 
 
-def _given(folder: Path) -> Given | None:
-    """Return detections and truth of an evaluation; None where there is no picture to speak of."""
+def _given(folder: Path) -> tuple[Given | None, str]:
+    """Return detections and truth of an evaluation, or None and why there is nothing to draw."""
     try:
-        return read_given(folder / "detections.json", folder / "truth.json")
-    except DataError:
-        return None
+        return read_given(folder / "detections.json", folder / "truth.json"), ""
+    except DataError as error:  # no picture, or a detection of a network gone astray, such as a box of negative width
+        return None, f"There is nothing to draw: {error}"
 
 
 def _why_no_curves(given: Given | None) -> str:
-    if given is None:
-        return "No picture was evaluated."
-    if given.ignore.all():
+    if given is not None and given.ignore.all():
         return "The truth holds no object that counts, so there are no curves."
     return "Nothing was detected, so there are no curves."
 

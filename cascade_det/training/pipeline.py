@@ -118,6 +118,8 @@ class Run:
         page, done = self.folder / REPORT, self.plan.path(self.plan.steps[-1]) / "done.json"
         if not done.is_file() or (page.is_file() and page.stat().st_mtime >= done.stat().st_mtime):
             return
+        if self.plan.state(self.plan.steps[-1]).state != "done":  # of another recipe than the weights by now
+            return
         write_report(
             page,
             self._whole_cascade().to("auto"),
