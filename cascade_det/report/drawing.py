@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -58,22 +58,26 @@ def score_figures(curves: Sequence[Curve]) -> list[Figure]:
     for kind, title in _TITLES.items():
         chosen = [curve for curve in curves if curve.kind == kind]
         if chosen:
-            figures.append(Figure(_svg(lambda to, c=chosen: plot_scores(c, to, "", panel_in=_PANEL_IN)), title))
+            drawn = io.BytesIO()
+            plot_scores(chosen, drawn, "", panel_in=_PANEL_IN)
+            figures.append(Figure(_svg(drawn), title))
     return figures
 
 
 def funnel_figure(rows: Sequence[Mapping[str, Any]]) -> Figure:
     """Return the plot of what each stage keeps."""
-    return Figure(_svg(lambda to: plot_funnel(rows, to)), "Recall and candidates by stage")
+    drawn = io.BytesIO()
+    plot_funnel(rows, drawn)
+    return Figure(_svg(drawn), "Recall and candidates by stage")
 
 
 def training_figures(name: str, curves: Mapping[str, LoggedCurve]) -> list[Figure]:
     """Return a plot for each quantity that was logged while fitting the stage `name`."""
     figures = []
     for quantity, names in by_quantity(curves).items():
-        own = {key: curves[key] for key in names}
-        drawn = _svg(lambda to, o=own: plot_training_curves(o, to, "", x_label="optimizer steps"))
-        figures.append(Figure(drawn, f"{name}: {quantity}"))
+        drawn = io.BytesIO()
+        plot_training_curves({key: curves[key] for key in names}, drawn, "", x_label="optimizer steps")
+        figures.append(Figure(_svg(drawn), f"{name}: {quantity}"))
     return figures
 
 
@@ -140,10 +144,8 @@ def _tile(resampler: Resampler, example: Example, given: Given) -> Pixels:
     return tile
 
 
-def _svg(plot: Callable[[io.BytesIO], None]) -> str:
-    to = io.BytesIO()
-    plot(to)
-    return _address("image/svg+xml", to.getvalue())
+def _svg(drawn: io.BytesIO) -> str:
+    return _address("image/svg+xml", drawn.getvalue())
 
 
 def _jpeg(image: Pixels, quality: int) -> str:
