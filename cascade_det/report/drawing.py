@@ -145,7 +145,8 @@ def _tile(resampler: Resampler, example: Example, given: Given) -> Pixels:
 
 
 def _svg(drawn: io.BytesIO) -> str:
-    return _address("image/svg+xml", drawn.getvalue())
+    data = drawn.getvalue()
+    return _address("image/svg+xml", data[data.index(b"<svg") :])  # without the address of its document type
 
 
 def _jpeg(image: Pixels, quality: int) -> str:
