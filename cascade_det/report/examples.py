@@ -124,17 +124,20 @@ def losing_stages(
 ) -> list[str | None]:
     """Return for each missed object which stage lost it last, None where the last stage still holds it.
 
-    The cascade runs once more on the pictures of these few, with the settings of the evaluation.
+    The cascade runs once more on the pictures of these few, with the settings of the evaluation; not where that looked
+    at each picture several times (`scales`, `flip`), whose stages are not those of one look.
 
     Args:
         settings: those of `metrics.json`.
         missed: at most `SHOWN` objects.
         index_of: index in the source of each row of pictures.
     """
+    names: list[str | None] = [None] * len(missed)
+    if settings.get("scales") or settings.get("flip"):
+        return names
     values = cascade.settings(
         settings.get("upto"), min_object_px=settings.get("min_object_px"), score=settings.get("score")
     )
-    names: list[str | None] = [None] * len(missed)
     for picture in sorted({example.picture for example in missed}):
         rows = [row for row, example in enumerate(missed) if example.picture == picture]
         try:

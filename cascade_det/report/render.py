@@ -229,7 +229,9 @@ def _fate(stage: str | None, score: float | None, threshold: float) -> str:
     """Return why an object was missed; `score` is the highest of the detections that fit it."""
     if stage is not None:
         return f"lost by {stage}"
-    return "its detection took a neighbour" if score is not None and score >= threshold else "below the threshold"
+    if score is None:  # not known: views at test time are not run again
+        return ""
+    return "its detection took a neighbour" if score >= threshold else "below the threshold"
 
 
 def _fits(training: Training | None) -> list[tuple[str, list[Figure]]]:
