@@ -109,6 +109,8 @@ def plot_scores(
             if curve.kind == kind:
                 style = "steps-post" if kind == "ced" else "default"
                 _plot_finite(axes, curve.x, curve.y, label=f"{curve.name}: {curve.figure}", drawstyle=style)
+        if kind == "ced":
+            axes.set_xlim(0, _ced_end([curve.x for curve in curves if curve.kind == kind]))
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
     if not kinds:
@@ -179,6 +181,12 @@ def plot_objects(boxes: Mapping[str, NDArray[Any]], path: Place, min_object_px: 
             axes.axvline(min_object_px, color=_LINE, linestyle="--", label=f"smallest sought: {min_object_px:g} px")
         axes.legend(fontsize=8)
     _save(figure, path)
+
+
+def _ced_end(errors: Sequence[NDArray[np.float64]]) -> float:
+    """Return the end of an axis of errors in percent: 20, and where most of a line lies beyond, nine tenths of it."""
+    known = [line[np.isfinite(line)] for line in errors]
+    return max([20.0, *(float(np.quantile(line, 0.9)) for line in known if len(line) and np.median(line) > 20)])
 
 
 def _plot_candidates(axes: Axes, candidates: NDArray[np.float64]) -> None:

@@ -117,10 +117,11 @@ class TestRun:
         page = read_page(tiny.folder / "report.html")
         says = [
             "Training and evaluation tiny", "Windows mined for pnet", "Windows mined for rnet", "Windows: negative",
-            "Fit of pnet", "rnet: loss", "Calibrated thresholds", "all steps", f"cascade-det train {tiny.recipe}",
+            "Fit of pnet", "Calibrated thresholds", "all steps", f"cascade-det train {tiny.recipe}",
             "Finds: face", "name: tiny", "Correct:", "Missed:",
         ]  # fmt: skip
         assert [text for text in says if text not in page.text] == []
+        assert {"pnet: loss", "rnet: points_loss", "rnet: lr-AdamW"} <= set(page.attributes("alt"))
         metrics = json.loads((tiny.folder / "metrics.json").read_text())
         assert f"{metrics['AP50']:.3f}" in page.text
 
