@@ -29,7 +29,8 @@ LEVELS = {
     3: ["heads", "nets", "samplers", "data", "data.sources", "data.formats", "data.shards", "data.picture_set",
         "data.synthetic", "data.synthetic_drawing", "data.batch_plan"],
     4: ["stages", "cascade", "model_file"],
-    5: ["data.augment", "data.loader", "training", "evaluation", "interop", "visual", "deploy", "scale", "api"],
+    5: ["data.augment", "data.loader", "training", "evaluation", "interop", "visual", "report", "deploy",
+        "scale", "api"],
     6: ["cli", "testing", "__main__"],
 }  # fmt: skip
 PACKAGES_ONLY = {"", "core", "data"}  # a level for the package itself, not for what a newcomer puts in it
@@ -65,6 +66,7 @@ INSIDE = {
     "evaluation.fddb_regions": {"cv2"},
     "interop": {"torch", "lz4", "joblib"},
     "visual": {"matplotlib"},
+    "report": {"jinja2"},
     "deploy": {"torch", "onnx"},
     "scale": {"ray"},
     "cli": {"rich"},

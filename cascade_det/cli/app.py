@@ -8,7 +8,16 @@ from collections.abc import Sequence
 import typer
 
 from cascade_det import __version__
-from cascade_det.cli import data_verbs, inspect_verbs, interop_verbs, run_verbs, score_verbs, train_verbs
+from cascade_det.cli import (
+    compare_verb,
+    data_verbs,
+    inspect_verbs,
+    interop_verbs,
+    run_verbs,
+    score_verbs,
+    train_verbs,
+)
+from cascade_det.cli.common import keep_command_line
 from cascade_det.errors import CascadeError
 
 _INTERRUPTED = 130  # as a shell counts it; typer returns it too
@@ -47,6 +56,7 @@ app.command("check")(train_verbs.check)
 app.command("detect")(run_verbs.detect)
 app.command("evaluate")(run_verbs.evaluate)
 app.command("score")(score_verbs.score)
+app.command("compare")(compare_verb.compare)
 app.add_typer(data_verbs.app, name="data")
 app.command("import")(interop_verbs.import_weights)
 app.command("parts")(inspect_verbs.parts)
@@ -57,6 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line and return its exit code: 0 done, 1 done with listed failures, 2 wrong input."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     debug = "--debug" in words
+    keep_command_line(words)
     command = typer.main.get_command(app)
     try:
         result = command.main([w for w in words if w != "--debug"], prog_name="cascade-det", standalone_mode=False)

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import typer
 
 from cascade_det.errors import RunError
 
+PLOT_SUFFIXES: Final = frozenset({".png", ".svg", ".pdf"})
 _STEM = 60  # characters of a picture's name in those of files made of it; the number tells equal ones apart
 
 
@@ -55,6 +57,19 @@ def stopped_like_ctrl_c() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+_words: list[str] = []  # of the command line that is at work
+
+
+def keep_command_line(words: Sequence[str]) -> None:
+    """Remember the words of the command line that is at work, for reports."""
+    _words[:] = words
+
+
+def command_line() -> str:
+    """Return the command line that is at work as a shell takes it."""
+    return shlex.join(["cascade-det", *_words])
+
+
 def say(line: str) -> None:
     """Write a line of log to standard error."""
     typer.echo(line, err=True)
@@ -67,6 +82,22 @@ def write_json(path: Path | None, value: Any) -> None:
 
         path.parent.mkdir(parents=True, exist_ok=True)
         write_json_atomic(path, value, indent=1)
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print a table to standard output, the first column to the left; texts are shown as they are, without markup."""
+    from rich import box
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table(box=box.SIMPLE)
+    for place, name in enumerate(head):
+        table.add_column(Text(name), justify="right" if place else "left", no_wrap=place == 0, overflow="fold")
+    for row in rows:
+        table.add_row(*(Text(value) for value in row))
+    console = Console()
+    console.print(table, width=None if console.is_terminal else 1000)  # a file has no edge to fold at
 
 
 def numbered_name(number: int, path: Path, ending: str) -> str:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from cascade_det.cli.common import numbered_name, own_folder, progress_bar, say, write_json
+from cascade_det.cli.common import command_line, numbered_name, own_folder, progress_bar, say, write_json
 from cascade_det.cli.crops import CropWriter, crops_folder
 from cascade_det.cli.detect_files import DRAWN, detect_folder, write_results
 from cascade_det.cli.source_flags import FormatOption, ParamOption, source_of
@@ -37,7 +37,8 @@ JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help
 
 _BARE_PIXELS = {".bgr", ".bgra", ".npy", ".npz", ".raw", ".yuv"}
 _EVALUATION_FILES = {
-    "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
+    "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png",
+    "report.html",
 }  # fmt: skip
 _SHOWN_FAILURES = 10
 
@@ -279,6 +280,10 @@ def evaluate(
     if score is None:
         say(f"detections are kept down to a score of {EVALUATION_SCORE} so that AP is not cut short")
     figures, errors = _score(cascade, source, evaluators, folder, options)
+    if folder is not None:
+        from cascade_det.report.render import REPORT, write_report
+
+        write_report(folder / REPORT, cascade, {"data": source}, figures, score=score, command=command_line())
     print("\n".join([summary_line(annotations.stem, figures), *group_lines(figures), *funnel_lines(figures["funnel"])]))
     write_json(json_file, figures)
     list_failures(errors, folder)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional, TypeVar
 
 import typer
 
-from cascade_det.cli.common import own_folder, say, write_json
+from cascade_det.cli.common import PLOT_SUFFIXES, own_folder, print_table, say, write_json
 from cascade_det.errors import DataError, RecipeError, choices
 
 if TYPE_CHECKING:
@@ -30,7 +30,6 @@ _OPTIONS: Mapping[str, set[str]] = {
 }
 _FIGURES, _CURVES = "figures.json", "curves.csv"
 _FILES = {_FIGURES, _CURVES, "DiscROC.txt", "ContROC.txt"}
-_PLOTS = {".png", ".svg", ".pdf"}
 
 
 def score(
@@ -87,8 +86,10 @@ def score(
     }
     title, scorer = _scorer(protocol, annotations, options)
     named = _named(predictions)
-    if plot is not None and plot.suffix not in _PLOTS:
-        raise RecipeError(f"--plot {plot}: {choices(plot.suffix, _PLOTS)}; the ending chooses the form of the picture.")
+    if plot is not None and plot.suffix not in PLOT_SUFFIXES:
+        raise RecipeError(
+            f"--plot {plot}: {choices(plot.suffix, PLOT_SUFFIXES)}; the ending chooses the form of the picture."
+        )
     folders = _folders(out, list(named))
     results = {name: scorer(path) for name, path in named.items()}
     _print_table(title, {name: result.figures for name, result in results.items()})
@@ -220,21 +221,10 @@ def _by_name(figures: Mapping[str, dict[str, Any]]) -> dict[str, Any]:
 
 def _print_table(title: str, figures: Mapping[str, Mapping[str, Any]]) -> None:
     """Print a row for each figure and a column for each of the predictions."""
-    from rich import box
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
     columns = [dict(_flat(values)) for values in figures.values()]
-    table = Table(box=box.SIMPLE)
-    table.add_column("figure", no_wrap=True)
-    for name in figures:
-        table.add_column(Text(name), justify="right", no_wrap=True)
-    for row in dict.fromkeys(name for column in columns for name in column):
-        table.add_row(row, *(_shown(column.get(row)) for column in columns))
-    console = Console()
+    names = dict.fromkeys(name for column in columns for name in column)
     print(title)
-    console.print(table, width=None if console.is_terminal else 1000)  # a file has no edge to fold at
+    print_table(["figure", *figures], [[row, *(_shown(column.get(row)) for column in columns)] for row in names])
 
 
 def _flat(figures: Mapping[str, Any], above: str = "") -> list[tuple[str, Any]]:

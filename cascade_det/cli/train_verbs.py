@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from cascade_det.cli.common import progress_bar, say, stopped_like_ctrl_c, write_json
+from cascade_det.cli.common import command_line, progress_bar, say, stopped_like_ctrl_c, write_json
 from cascade_det.errors import RunError
 
 RecipeArgument = Annotated[
@@ -51,7 +51,8 @@ def train(
 
     if step is not None and step not in ("mine", "fit", "calibrate"):
         raise RunError(f"--step {step!r}: choices: mine, fit, calibrate.")
-    run = Run(load_recipe(recipe, *(overrides or []), preset=preset), bar=progress_bar, say=say)
+    loaded = load_recipe(recipe, *(overrides or []), preset=preset)
+    run = Run(loaded, bar=progress_bar, say=say, command=command_line())
     with stopped_like_ctrl_c():
         metrics = run.train(stage, step, start)
     if stage is None and step is None:

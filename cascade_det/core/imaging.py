@@ -365,17 +365,35 @@ def write_image(path: Path, image: Pixels) -> None:
     Raises:
         DataError: no such format, or a size that the format cannot hold; the message names the file.
     """
-    suffix = path.suffix or ".png"
-    if not cv2.haveImageWriter(f"picture{suffix}"):
-        raise DataError(f"{path}: OpenCV cannot write pictures with the suffix {suffix!r}; use .png or .jpg.")
-    path.parent.mkdir(parents=True, exist_ok=True)
     try:
-        written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR))
+        data = encode_image(image, path.suffix or ".png")
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(data)
+
+
+def encode_image(image: Pixels, suffix: str, *, quality: int | None = None) -> bytes:
+    """Return an RGB picture as the bytes of a file.
+
+    Args:
+        image: ``(H, W, 3)`` uint8 RGB.
+        suffix: the format, such as ".jpg".
+        quality: of JPEG, 0 to 100; OpenCV's 95 by default.
+
+    Raises:
+        DataError: no such format, or a size that the format cannot hold.
+    """
+    if not cv2.haveImageWriter(f"picture{suffix}"):
+        raise DataError(f"OpenCV cannot write pictures with the suffix {suffix!r}; use .png or .jpg.")
+    options = [] if quality is None else [cv2.IMWRITE_JPEG_QUALITY, quality]
+    try:
+        written, data = cv2.imencode(suffix, cv2.cvtColor(image, cv2.COLOR_RGB2BGR), options)
     except cv2.error:
         written = False
     if not written:
         raise DataError(
-            f"{path}: a picture of {image.shape[1]} x {image.shape[0]} px cannot be written as {suffix} "
+            f"a picture of {image.shape[1]} x {image.shape[0]} px cannot be written as {suffix} "
             "(JPEG ends at 65,500 px a side); scale it down, or use .png."
         )
-    path.write_bytes(data.tobytes())
+    return bytes(data.tobytes())

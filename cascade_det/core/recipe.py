@@ -45,7 +45,7 @@ def load_recipe(recipe: str | Path, *overrides: str, preset: str | None = None) 
         RecipeError: the message names the full key, the value, the choices and what to do.
     """
     path = find_recipe(recipe)
-    data = _read_yaml(path)
+    data = read_yaml(path)
     base_dir = path.parent if Path(recipe).is_file() else Path.cwd()  # no data lie beside a shipped recipe
     loaded = recipe_from_dict(data, base_dir, overrides=overrides, preset=preset, where=str(path))
     for plugin in loaded.plugins:
@@ -175,7 +175,12 @@ def plain_values(texts: Sequence[str]) -> dict[str, Any]:
     return OmegaConf.to_container(merged)  # type: ignore[return-value]  # keys of KEY=VALUE are texts
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Return the content of a recipe file as it stands: interpolations open, nothing checked, nothing imported.
+
+    Raises:
+        RecipeError: it cannot be read, or is no mapping.
+    """
     import yaml
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException

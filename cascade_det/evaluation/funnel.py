@@ -50,8 +50,11 @@ class Funnel:
         before = np.ones(len(counted), bool)  # so what the first stage lacks was never proposed
         for name, stage, found in zip(self._names, self._stages, outputs, strict=True):
             held = stage.add(found.boxes.astype(np.float64), boxes, ignored, bands, self._iou)
-            lost = counted[before & ~held]
+            gone = before & ~held
+            lost = counted[gone]
             stage.lost += len(lost)
+            for band, inside in bands.items():
+                stage.lost_by_size[band] += int((gone & inside).sum())
             self._lost += [(self._images, int(row), name) for row in lost]
             before = held
         self._objects += len(counted)
@@ -77,8 +80,8 @@ class Funnel:
         Returns:
             `stage`, `score`; `candidates_in` and `candidates_out`, mean an image (nothing comes into the first stage);
             `recall`, share of objects that a candidate holds, and `recall_by_size`, by height in px; `precision`, share
-            of candidates that hold an object; `lost`, objects that the stage before held and this one does not;
-            `ms_per_image`.
+            of candidates that hold an object; `lost`, objects that the stage before held and this one does not, and
+            `lost_by_size`, those of each height; `ms_per_image`.
 
         Raises:
             ValueError: there is not one threshold for each stage.
@@ -99,6 +102,7 @@ class Funnel:
                     "recall_by_size": {
                         band: _share(stage.held_by_size[band], total) for band, total in self._objects_by_size.items()
                     },
+                    "lost_by_size": dict(stage.lost_by_size),
                     "ms_per_image": None if seconds is None else 1000 * seconds,
                 }
             )
@@ -119,6 +123,7 @@ class _Counts:
         self.held = 0
         self.held_by_size = dict.fromkeys(SIZE_BANDS_PX, 0)
         self.lost = 0
+        self.lost_by_size = dict.fromkeys(SIZE_BANDS_PX, 0)
         self.seconds: float | None = None
 
     def add(

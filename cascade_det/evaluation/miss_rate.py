@@ -29,6 +29,7 @@ _CITYPERSONS_POINTS = (0.0100, 0.0178, 0.0316, 0.0562, 0.1000, 0.1778, 0.3162, 0
 _CALTECH_POINTS = tuple(10 ** (quarter / 4) for quarter in range(-8, 1))  # numpy's powers differ between releases
 _CALTECH_FLOOR = 1e-10
 _TRUE, _FALSE, _DROPPED = 1, 0, -1
+NO_OBJECT, ON_IGNORED = -1, -2  # what a detection takes that takes no counted object
 _INF = math.inf
 
 
@@ -97,18 +98,29 @@ def match_picture(
     >>> match_picture(np.repeat(box, 2, axis=0), box, np.array([False]))
     array([1, 0], dtype=int8)
     """
+    rows = match_objects(found_xywh, truth_xywh, ignored)
+    return np.where(rows >= 0, _TRUE, np.where(rows == NO_OBJECT, _FALSE, _DROPPED)).astype(np.int8)
+
+
+def match_objects(
+    found_xywh: NDArray[np.float64], truth_xywh: NDArray[np.float64], ignored: NDArray[np.bool_]
+) -> NDArray[np.intp]:
+    """Return which object each detection takes, ``(N,)`` rows of the truth; by the rule of `match_picture`.
+
+    `NO_OBJECT` stands for a false one and `ON_IGNORED` for one that is dropped.
+    """
     common = intersection_matrix(corners_of(found_xywh), corners_of(truth_xywh))  # (N, G)
     own, theirs = (boxes[:, 2] * boxes[:, 3] for boxes in (found_xywh, truth_xywh))
     base = np.where(ignored[None], own[:, None], own[:, None] + theirs[None] - common)
     overlap = np.divide(common, base, out=np.zeros_like(common), where=base > 0)
-    outcome = np.where((overlap[:, ignored] >= MIN_OVERLAP).any(axis=1), _DROPPED, _FALSE).astype(np.int8)
-    free = overlap[:, ~ignored]
+    taken = np.where((overlap[:, ignored] >= MIN_OVERLAP).any(axis=1), ON_IGNORED, NO_OBJECT).astype(np.intp)
+    counted, free = np.flatnonzero(~ignored), overlap[:, ~ignored]
     for row in np.flatnonzero((free >= MIN_OVERLAP).any(axis=1)):
         best = free.shape[1] - 1 - free[row, ::-1].argmax()
         if free[row, best] >= MIN_OVERLAP:
-            outcome[row] = _TRUE
+            taken[row] = counted[best]
             free[:, best] = 0
-    return outcome
+    return taken
 
 
 def curve_of_setup(given: Given, visibility: NDArray[np.float64], setup: Setup, variant: Variant) -> MissRateCurve:

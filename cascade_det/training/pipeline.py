@@ -21,8 +21,11 @@ from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_json_atomic, write_text_atomic
 from cascade_det.data.picture_set import refuse_overlap, remarks
 from cascade_det.data.shards import read_manifest, shard_fault, shards_in
+from cascade_det.data.sources import Source
 from cascade_det.errors import RunError, choices
 from cascade_det.evaluation.run import evaluate_sources, scored_pictures, summary_line
+from cascade_det.report.render import REPORT, write_report
+from cascade_det.report.training import read_training
 from cascade_det.training import mining_report
 from cascade_det.training.backfill import backfill
 from cascade_det.training.calibration import calibrate
@@ -49,6 +52,7 @@ class Run:
         recipe: what to train.
         bar: makes a progress bar for (label, total).
         say: writes one line for people.
+        command: what made the run, for its report; "" where it was no command.
     """
 
     def __init__(
@@ -56,11 +60,12 @@ class Run:
         recipe: Recipe,
         bar: ProgressBar = _no_bar,
         say: Callable[[str], None] = lambda line: print(line, file=sys.stderr),
+        command: str = "",
     ) -> None:
         self.recipe = recipe
         self.folder = Path(recipe.run_dir)
         self.plan = Plan(recipe, say)
-        self._bar, self._say = bar, say
+        self._bar, self._say, self._command = bar, say, command
 
     def train(self, stage: str | None = None, step: str | None = None, start: str | None = None) -> dict[str, Any]:
         """Do all steps that are missing or stale, and return the figures of the evaluation.
@@ -105,6 +110,26 @@ class Run:
             label = f"[{number}/{len(chosen)}]"
             with explain_os_errors(f"{label} {current}", self.folder):
                 self._do(current, label, again=current in redone)
+        with explain_os_errors("report", self.folder):
+            self._report()
+
+    def _report(self) -> None:
+        """Write the report of a run that is evaluated, unless there is one of this very evaluation."""
+        page, done = self.folder / REPORT, self.plan.path(self.plan.steps[-1]) / "done.json"
+        if not done.is_file() or (page.is_file() and page.stat().st_mtime >= done.stat().st_mtime):
+            return
+        if self.plan.state(self.plan.steps[-1]).state != "done":  # of another recipe than the weights by now
+            return
+        write_report(
+            page,
+            self._whole_cascade().to("auto"),
+            self._val_sources(),
+            self.metrics(),
+            command=self._command,
+            training=read_training(self.recipe),
+            evaluation=done.parent,
+        )
+        self._say(f"report: {page}")
 
     def metrics(self) -> dict[str, Any]:
         """Return the figures of the last evaluation, or nothing where there is none."""
@@ -291,14 +316,19 @@ class Run:
             )
         return fingerprint(facts), facts
 
-    def _evaluate(self, step: Step, folder: Path) -> tuple[str, dict[str, Any]]:
+    def _whole_cascade(self) -> Cascade:
         last = list(self.recipe.stages)[-1]
-        cascade = self._cascade(last, self.recipe.stages[last].rounds, None)
+        return self._cascade(last, self.recipe.stages[last].rounds, None)
+
+    def _val_sources(self) -> dict[str, Source]:
+        return dict(zip(self.plan.val_pictures.names, self.plan.val_pictures.sources, strict=True))
+
+    def _evaluate(self, step: Step, folder: Path) -> tuple[str, dict[str, Any]]:
+        cascade = self._whole_cascade()
         cascade.save(self.folder / "model.safetensors")
         cascade.to("auto")
-        named = zip(self.plan.val_pictures.names, self.plan.val_pictures.sources, strict=True)
+        sources = self._val_sources()
         evaluators = {n: EVALUATORS.build(p.kind, p.params, f"evaluate.{n}") for n, p in self.recipe.evaluate.items()}
-        sources = dict(named)
         with self._bar("evaluate", scored_pictures(list(sources.values()))) as tick:
             metrics, errors = evaluate_sources(cascade, sources, evaluators, folder, progress=tick)
         for name, reason in errors:

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from cascade_det.evaluation.run import funnel_lines, summary_line
-from cascade_det.visual.plots import plot_training_curves
+from cascade_det.visual.plots import Curve, plot_training_curves
 
 
-def write_curves(folder: Path, stage: str) -> None:
-    """Draw ``curves.png`` from the CSV logs of a fit and of its resumptions, where there are any."""
+def read_curves(folder: Path) -> dict[str, Curve]:
+    """Return steps and values of all that a fit and its resumptions logged as CSV, by name; nothing without logs."""
     values: dict[str, dict[float, float]] = {}
     for log in sorted(folder.glob("log-*/metrics.csv"), key=lambda path: (len(path.parent.name), path)):
         with log.open(newline="") as file:
@@ -23,7 +23,12 @@ def write_curves(folder: Path, stage: str) -> None:
                     figures = {n: float(v) for n, v in row.items() if n and v and n not in ("epoch", "step")}
                     for name, value in figures.items():
                         values.setdefault(name, {})[step] = value
-    curves = {name: (sorted(at), [at[step] for step in sorted(at)]) for name, at in values.items()}
+    return {name: (sorted(at), [at[step] for step in sorted(at)]) for name, at in values.items()}
+
+
+def write_curves(folder: Path, stage: str) -> None:
+    """Draw ``curves.png`` from the CSV logs of a fit and of its resumptions, where there are any."""
+    curves = read_curves(folder)
     if curves:
         plot_training_curves(curves, folder / "curves.png", f"fit of {stage}", x_label="optimizer steps")
 
@@ -33,5 +38,5 @@ def run_summary(folder: Path, metrics: Mapping[str, Any], seconds: Mapping[str, 
     lines = [summary_line(name, figures) for name, figures in metrics.get("sources", {}).items()]
     lines += funnel_lines(metrics.get("funnel", []))
     lines.append("seconds: " + ", ".join(f"{step} {spent:.0f}" for step, spent in seconds.items()))
-    lines.append(f"model: {folder / 'model.safetensors'}; pictures: {folder / 'evaluation' / 'pictures.png'}")
+    lines.append(f"model: {folder / 'model.safetensors'}; report: {folder / 'report.html'}")
     return lines

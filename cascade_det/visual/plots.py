@@ -1,4 +1,4 @@
-"""Plots of training and scores, written to a file whose suffix chooses the format (.png, .svg, .pdf).
+"""Plots of training and scores, as a file whose suffix chooses the format (.png, .svg, .pdf), or as SVG in memory.
 
 matplotlib is imported inside the functions, and its figures are plain objects without a window or global state.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +28,7 @@ _BAR, _LINE = "#4c78a8", "#e45756"
 _HEIGHT_TICKS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
 _ASPECT_TICKS = (0.1, 0.2, 0.35, 0.5, 0.7, 1, 1.4, 2, 3, 5, 10)
 Curve = tuple[Sequence[float], Sequence[float]]
+Place = str | Path | io.BytesIO  # a file, whose folder is made if missing, or memory, which gets SVG
 SCORE_AXES: Mapping[str, Mapping[str, Any]] = {
     "precision-recall": {"xlabel": "recall", "ylabel": "precision", "xlim": (0, 1.005), "ylim": (0, 1.02)},
     "roc": {"xlabel": "false positives", "ylabel": "true positive rate", "xscale": "log", "ylim": (0, 1.02)},
@@ -35,13 +36,15 @@ SCORE_AXES: Mapping[str, Mapping[str, Any]] = {
         "xlabel": "false positives per image", "ylabel": "miss rate",
         "xscale": "log", "yscale": "log", "xlim": (1e-3, 10), "ylim": (0.01, 1.05),
     },
+    "recall-fppi": {
+        "xlabel": "false positives per image", "ylabel": "recall",
+        "xscale": "log", "xlim": (1e-3, 10), "ylim": (0, 1.02),
+    },
     "ced": {"xlabel": "error in %", "ylabel": "share of objects", "xlim": (0, 20), "ylim": (0, 1.02)},
 }  # fmt: skip
 
 
-def plot_training_curves(
-    rows: Mapping[str, Curve], path: str | Path, title: str, *, x_label: str = "samples seen"
-) -> None:
+def plot_training_curves(rows: Mapping[str, Curve], path: Place, title: str, *, x_label: str = "samples seen") -> None:
     """Plot what was logged while fitting, one panel a quantity.
 
     ``train_loss`` and ``val_loss``, or ``train/loss`` and ``val/loss``, are one quantity and share a panel.
@@ -53,13 +56,11 @@ def plot_training_curves(
         title: one line above all panels.
         x_label: what the positions count.
     """
-    panels: dict[str, list[str]] = {}
-    for name in rows:
-        panels.setdefault(_quantity(name), []).append(name)
+    panels = by_quantity(rows)
     columns = max(1, min(3, len(panels)))
     lines = max(1, math.ceil(len(panels) / columns))
     figure = _figure(4.6 * columns + 0.6, 3.0 * lines + 0.6)
-    figure.suptitle(title)
+    _headline(figure, title)
     for place, (quantity, names) in enumerate(panels.items(), start=1):
         axes = figure.add_subplot(lines, columns, place)
         for name in names:
@@ -75,17 +76,32 @@ def plot_training_curves(
     _save(figure, path)
 
 
-def plot_scores(curves: Sequence[ScoreCurve], path: str | Path, title: str) -> None:
+def by_quantity(names: Iterable[str]) -> dict[str, list[str]]:
+    """Return the names of each quantity, which share a panel: ``train/loss`` and ``val/loss`` are one.
+
+    >>> by_quantity(["train/loss", "lr", "val/loss"])
+    {'loss': ['train/loss', 'val/loss'], 'lr': ['lr']}
+    """
+    panels: dict[str, list[str]] = {}
+    for name in names:
+        panels.setdefault(_quantity(name), []).append(name)
+    return panels
+
+
+def plot_scores(
+    curves: Sequence[ScoreCurve], path: Place, title: str, *, panel_in: tuple[float, float] = (6.4, 5.2)
+) -> None:
     """Plot what scoring by a protocol gave, one panel a kind of curve.
 
     Args:
         curves: a kind is one of `SCORE_AXES`; the legend shows name and figure of each.
         path: the file to write; its folder is made if missing.
-        title: one line above all panels.
+        title: one line above all panels, "" for none.
+        panel_in: width and height of a panel in inches.
     """
     kinds = list(dict.fromkeys(curve.kind for curve in curves))
-    figure = _figure(6.4 * max(len(kinds), 1), 5.2)
-    figure.suptitle(title)
+    figure = _figure(panel_in[0] * max(len(kinds), 1), panel_in[1])
+    _headline(figure, title)
     for place, kind in enumerate(kinds, start=1):
         axes = figure.add_subplot(1, len(kinds), place)
         axes.set(**SCORE_AXES[kind])
@@ -93,6 +109,8 @@ def plot_scores(curves: Sequence[ScoreCurve], path: str | Path, title: str) -> N
             if curve.kind == kind:
                 style = "steps-post" if kind == "ced" else "default"
                 _plot_finite(axes, curve.x, curve.y, label=f"{curve.name}: {curve.figure}", drawstyle=style)
+        if kind == "ced":
+            axes.set_xlim(0, _ced_end([curve.x for curve in curves if curve.kind == kind]))
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
     if not kinds:
@@ -100,7 +118,7 @@ def plot_scores(curves: Sequence[ScoreCurve], path: str | Path, title: str) -> N
     _save(figure, path)
 
 
-def plot_funnel(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
+def plot_funnel(rows: Sequence[Mapping[str, Any]], path: Place) -> None:
     """Plot what each stage of a cascade keeps: recall as bars, candidates as a line over a logarithmic axis.
 
     Args:
@@ -129,7 +147,7 @@ def plot_funnel(rows: Sequence[Mapping[str, Any]], path: str | Path) -> None:
     _save(figure, path)
 
 
-def plot_objects(boxes: Mapping[str, NDArray[Any]], path: str | Path, min_object_px: float) -> None:
+def plot_objects(boxes: Mapping[str, NDArray[Any]], path: Place, min_object_px: float) -> None:
     """Plot how high objects are and how wide for their height, a line a source.
 
     Args:
@@ -165,6 +183,12 @@ def plot_objects(boxes: Mapping[str, NDArray[Any]], path: str | Path, min_object
     _save(figure, path)
 
 
+def _ced_end(errors: Sequence[NDArray[np.float64]]) -> float:
+    """Return the end of an axis of errors in percent: 20, and where most of a line lies beyond, nine tenths of it."""
+    known = [line[np.isfinite(line)] for line in errors]
+    return max([20.0, *(float(np.quantile(line, 0.9)) for line in known if len(line) and np.median(line) > 20)])
+
+
 def _plot_candidates(axes: Axes, candidates: NDArray[np.float64]) -> None:
     """Add the number of candidates ``(S,)`` of each stage over an axis of its own; 0 is shown at the axis's foot."""
     counts = axes.twinx()
@@ -194,7 +218,9 @@ def _quantity(name: str) -> str:
 
 def _stage_label(row: Mapping[str, Any]) -> str:
     spent = row.get("ms_per_image")
-    return str(row["stage"]) if spent is None else f"{row['stage']}\n{spent:.3g} ms an image"
+    if spent is None:
+        return str(row["stage"])
+    return f"{row['stage']}\n{spent:,.0f} ms an image" if spent >= 100 else f"{row['stage']}\n{spent:.3g} ms an image"
 
 
 def _numbers(rows: Sequence[Mapping[str, Any]], key: str) -> NDArray[np.float64]:
@@ -206,6 +232,8 @@ def _plot_finite(axes: Axes, x: Any, y: Any, label: str, drawstyle: str = "defau
     """Draw one curve without the points that are not finite; a single point gets a marker."""
     x, y = np.asarray(x, float), np.asarray(y, float)
     kept = np.isfinite(x) & np.isfinite(y)
+    label = label.replace("$", r"\$")  # names are no formulas
+    label = f" {label}" if label.startswith("_") else label  # a legend leaves out what starts so
     axes.plot(x[kept], y[kept], label=label, linewidth=1.6, marker="o" if kept.sum() < 2 else "", drawstyle=drawstyle)
 
 
@@ -232,7 +260,16 @@ def _figure(width_in: float, height_in: float) -> Figure:
     return figure
 
 
-def _save(figure: Figure, path: str | Path) -> None:
+def _headline(figure: Figure, title: str) -> None:
+    if title:
+        figure.suptitle(title)
+
+
+def _save(figure: Figure, path: Place) -> None:
+    if isinstance(path, io.BytesIO):
+        # without the metadata: a date, and addresses of the vocabularies that it is written in
+        figure.savefig(path, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+        return
     path, drawn = Path(path), io.BytesIO()
     figure.savefig(drawn, format=path.suffix[1:] or "png")
     path.parent.mkdir(parents=True, exist_ok=True)

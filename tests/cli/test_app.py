@@ -22,7 +22,7 @@ from cascade_det.core.recipe import load_recipe
 from cascade_det.training.pipeline import Run
 
 STEPS = ["pnet mine", "pnet fit", "pnet calibrate", "rnet mine", "rnet fit", "rnet calibrate", "evaluate"]
-VERBS = ["train", "status", "check", "detect", "evaluate", "score", "data", "import", "parts", "models"]
+VERBS = ["train", "status", "check", "detect", "evaluate", "score", "compare", "data", "import", "parts", "models"]
 
 
 def pycocotools_alone(folder: Path) -> float:
@@ -267,7 +267,7 @@ class TestEvaluate:
         for _ in range(2):  # its own output is no foreign file
             assert main(self.arguments(tiny, photos, "--out", str(out), "--json", str(tmp_path / "e.json"))) == 0
         names = {"detections.json", "truth.json", "images.json", "metrics.json", "errors.csv"}
-        assert {path.name for path in out.iterdir()} == names | {"pictures.png", "funnel.png"}
+        assert {path.name for path in out.iterdir()} == names | {"pictures.png", "funnel.png", "report.html"}
         metrics = json.loads((out / "metrics.json").read_text())
         assert metrics == json.loads((tmp_path / "e.json").read_text())
         assert metrics["AP50"] == pytest.approx(pycocotools_alone(out), abs=1e-9)

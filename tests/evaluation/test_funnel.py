@@ -41,6 +41,7 @@ def test_no_pictures() -> None:
         "precision": None,
         "lost": 0,
         "recall_by_size": {"12-24": None, "24-48": None, "48-96": None, "96+": None},
+        "lost_by_size": {"12-24": 0, "24-48": 0, "48-96": 0, "96+": 0},
         "ms_per_image": None,
     }
     assert Funnel([]).result([]) == []
@@ -87,6 +88,8 @@ def test_two_stages_over_pictures() -> None:
     assert (first["lost"], second["lost"]) == (1, 1)
     assert first["recall_by_size"] == {"12-24": 1, "24-48": 0, "48-96": None, "96+": 1}
     assert second["recall_by_size"] == {"12-24": 0, "24-48": 0, "48-96": None, "96+": 1}
+    assert first["lost_by_size"] == {"12-24": 0, "24-48": 1, "48-96": 0, "96+": 0}
+    assert second["lost_by_size"] == {"12-24": 1, "24-48": 0, "48-96": 0, "96+": 0}
     assert funnel.lost_objects() == [(0, 2, "pnet"), (0, 0, "rnet")]
     assert (first["score"], second["score"]) == (0.6, 0.7)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -103,6 +105,15 @@ def test_funnel(tmp_path: Path, rows: list[dict[str, Any]]) -> None:
 def test_suffix_chooses_the_format(tmp_path: Path) -> None:
     plot_funnel([STAGE], str(tmp_path / "funnel.svg"))
     assert "<svg" in (tmp_path / "funnel.svg").read_text()
+
+
+def test_memory_gets_svg_that_names_no_address_to_load() -> None:
+    drawn = io.BytesIO()
+    plot_scores([Curve("roc", "_a $x$", np.ones(2), np.ones(2), "1")], drawn, "")
+    text = drawn.getvalue().decode()
+    assert "<svg" in text
+    assert "purl.org" not in text
+    assert set(re.findall(r'href="(.)', text)) == {"#"}
 
 
 def test_a_failure_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
