@@ -8,12 +8,23 @@ from collections.abc import Sequence
 import typer
 
 from cascade_det import __version__
-from cascade_det.cli import data_verbs, inspect_verbs, interop_verbs, run_verbs, score_verbs, train_verbs
+from cascade_det.cli import (
+    data_verbs,
+    evaluate_verb,
+    inspect_verbs,
+    interop_verbs,
+    run_verbs,
+    score_verbs,
+    train_verbs,
+)
 from cascade_det.errors import CascadeError
 
 _INTERRUPTED = 130  # as a shell counts it; typer returns it too
 # no other verb keeps unfinished work
-_AFTERWARDS: dict[str | None, str] = {"train": "the same command goes on where it stopped"}
+_RESUMES = "with --out DIR, the same command with --resume goes on where it stopped"
+_AFTERWARDS: dict[str | None, str] = {
+    "train": "the same command goes on where it stopped", "evaluate": _RESUMES, "detect": _RESUMES
+}  # fmt: skip
 
 app = typer.Typer(
     name="cascade-det",
@@ -45,7 +56,7 @@ app.command("train")(train_verbs.train)
 app.command("status")(train_verbs.status)
 app.command("check")(train_verbs.check)
 app.command("detect")(run_verbs.detect)
-app.command("evaluate")(run_verbs.evaluate)
+app.command("evaluate")(evaluate_verb.evaluate)
 app.command("score")(score_verbs.score)
 app.add_typer(data_verbs.app, name="data")
 app.command("import")(interop_verbs.import_weights)

@@ -1,25 +1,23 @@
-"""The verbs that run a model: detect and evaluate."""
+"""The verb detect, and what the verbs that run a model share: their flags, loading, the list of failures."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from cascade_det.cli.common import numbered_name, own_folder, progress_bar, say, write_json
+from cascade_det.cli.common import numbered_name, progress_bar, say, write_json
 from cascade_det.cli.crops import CropWriter, crops_folder
 from cascade_det.cli.detect_files import DRAWN, detect_folder, write_results
-from cascade_det.cli.source_flags import FormatOption, ParamOption, source_of
 from cascade_det.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
     from cascade_det.cascade import Cascade
     from cascade_det.cli.detect_files import Named, Result
-    from cascade_det.data.sources import Source
-    from cascade_det.evaluation.base import Evaluator
 
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help="A model file, a run directory or a shipped name.")]
 MinObject = Annotated[
@@ -33,12 +31,10 @@ AllowPlugins = Annotated[bool, typer.Option("--allow-plugins", help="Import the 
 PluginDir = Annotated[
     Optional[Path], typer.Option("--plugin-dir", metavar="DIR", help="Where their .py files are, if not by the model.")
 ]
+Resume = Annotated[bool, typer.Option("--resume", help="Go on with a run into DIR that was cut off.")]
 JsonFile = Annotated[Optional[Path], typer.Option("--json", metavar="FILE", help="Write the result for machines.")]
 
 _BARE_PIXELS = {".bgr", ".bgra", ".npy", ".npz", ".raw", ".yuv"}
-_EVALUATION_FILES = {
-    "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png"
-}  # fmt: skip
 _SHOWN_FAILURES = 10
 
 
@@ -57,6 +53,14 @@ def load(
         raise RecipeError(f"--plugin-dir {plugin_dir}: no plug-in is imported without --allow-plugins; add it.")
     plugins = named_plugins(model) if allow_plugins else ()
     return Cascade.load(model, plugins=plugins, device=device, preset=preset, threads=threads, plugin_dir=plugin_dir)
+
+
+def model_header(model: str, preset: str | None, device: str) -> dict[str, Any]:
+    """Return what a journal says of the model: its content, so that it may have moved, and how it is run."""
+    from cascade_det.cascade import find_model
+
+    content = hashlib.sha256(find_model(model).read_bytes()).hexdigest()
+    return {"MODEL (a hash of its file)": content[:16], "--preset": preset, "--device": device}
 
 
 def checked_options(
@@ -223,98 +227,3 @@ def _print_tables(results: Sequence[Result]) -> None:
             print(f"  {'score':>6} {'x0':>8} {'y0':>8} {'x1':>8} {'y1':>8}")
         for box, score in zip(found.boxes.tolist(), found.scores.tolist(), strict=True):
             print(f"  {score:6.3f} " + " ".join(f"{value:8.1f}" for value in box))
-
-
-def evaluate(
-    model: ModelArgument,
-    images: Annotated[Path, typer.Option("--images", metavar="DIR", help="Folder of the pictures.")],
-    annotations: Annotated[Path, typer.Option("--annotations", metavar="PATH", help="The truth.")],
-    data_format: FormatOption = "coco",
-    params: ParamOption = None,
-    metrics: Annotated[str, typer.Option("--metrics", help="Figures, separated by commas: coco.")] = "coco",
-    group_by: Annotated[Optional[str], typer.Option("--group-by", help="Fields of picture or object, or size.")] = None,
-    upto: Annotated[Optional[str], typer.Option("--upto", help="Score what this stage lets through.")] = None,
-    out: Annotated[Optional[Path], typer.Option("--out", metavar="DIR", help="Folder for all files.")] = None,
-    min_object: MinObject = None,
-    score: Score = None,
-    preset: Preset = None,
-    device: Device = "auto",
-    threads: Threads = None,
-    allow_plugins: AllowPlugins = False,
-    plugin_dir: PluginDir = None,
-    json_file: JsonFile = None,
-) -> None:
-    """Score a model on annotated pictures: AP, recall at false positives per image, NME, and the funnel by stage.
-
-    Detections are kept down to a score of 0.05 unless `--score` says otherwise, so that AP is not cut short.
-
-    Examples:
-
-    `cascade-det evaluate mtcnn_face --format coco --images faces --annotations faces/val.json --out scored`
-
-    `cascade-det evaluate runs/mine --images pictures --annotations truth.json --group-by size --min-object 15`
-
-    `cascade-det evaluate mtcnn_face --format wider --images WIDER_val --annotations ground_truth --param level=hard`
-    """
-    from cascade_det.evaluation.run import EVALUATION_SCORE, funnel_lines, group_lines, summary_line
-
-    folder = own_folder(out, _EVALUATION_FILES) if out is not None else None
-    cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
-    recipe = cascade.recipe
-    source = source_of(
-        data_format,
-        images,
-        annotations,
-        params or [],
-        num_points=len(recipe.object.points),
-        category=recipe.object.category,
-        max_pixels=recipe.image.max_pixels,
-    )
-    evaluators = _evaluators(metrics, group_by)
-    options = checked_options(cascade, upto, min_object, score)
-    _tell_about(source, annotations)
-    if score is None:
-        say(f"detections are kept down to a score of {EVALUATION_SCORE} so that AP is not cut short")
-    figures, errors = _score(cascade, source, evaluators, folder, options)
-    print("\n".join([summary_line(annotations.stem, figures), *group_lines(figures), *funnel_lines(figures["funnel"])]))
-    write_json(json_file, figures)
-    list_failures(errors, folder)
-
-
-def _tell_about(source: Source, annotations: Path) -> None:
-    """Say what of the truth cannot be scored; a truth without pictures is refused."""
-    from cascade_det.data.sources import left_out
-
-    pictures = len(source.pictures)
-    if pictures == 0:
-        raise DataError(f"--annotations {annotations}: holds no picture; name a truth with some under `images`.")
-    if left_out(source):
-        say(f"{annotations}: left out: {left_out(source)}")
-    if all(source.annotations(index).ignore.all() for index in range(pictures)):
-        say(f"{annotations}: none of its {pictures:,} pictures holds an object that counts, so AP and recall are -1")
-
-
-def _evaluators(metrics: str, group_by: str | None) -> dict[str, Evaluator]:
-    from cascade_det.core.registry import EVALUATORS
-
-    params = {"coco": {"group_by": group_by.split(",") if group_by else []}}
-    names = metrics.split(",")
-    for name in names:
-        EVALUATORS.get(name, "--metrics ")
-    return {name: EVALUATORS.build(name, params.get(name, {}), "--metrics") for name in names}
-
-
-def _score(
-    cascade: Cascade,
-    source: Source,
-    evaluators: Mapping[str, Evaluator],
-    folder: Path | None,
-    options: Mapping[str, Any],
-) -> tuple[dict[str, Any], list[tuple[str, str]]]:
-    from cascade_det.evaluation.run import evaluate_source, evaluate_sources
-
-    with progress_bar("evaluate", len(source.pictures)) as tick:
-        if folder is not None:
-            return evaluate_sources(cascade, {"data": source}, evaluators, folder, progress=tick, **options)
-        done = evaluate_source(cascade, source, evaluators, progress=tick, **options)
-        return done.metrics, done.errors
