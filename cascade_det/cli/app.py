@@ -20,11 +20,8 @@ from cascade_det.cli import (
 from cascade_det.errors import CascadeError
 
 _INTERRUPTED = 130  # as a shell counts it; typer returns it too
-# no other verb keeps unfinished work
-_RESUMES = "with --out DIR, the same command with --resume goes on where it stopped"
-_AFTERWARDS: dict[str | None, str] = {
-    "train": "the same command goes on where it stopped", "evaluate": _RESUMES, "detect": _RESUMES
-}  # fmt: skip
+_RESUMED = {"train": "the same command goes on where it stopped"}  # no other verb keeps unfinished work by itself
+_RESUMED_IN_FOLDER = dict.fromkeys(("detect", "evaluate"), "the same command with --resume goes on where it stopped")
 
 app = typer.Typer(
     name="cascade-det",
@@ -85,5 +82,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
         verb = next((word for word in words if not word.startswith("-")), None)
-        print(f"interrupted; {_AFTERWARDS.get(verb, 'nothing was finished')}", file=sys.stderr)
+        folder = any(word.split("=")[0] == "--out" for word in words)
+        afterwards = {**_RESUMED, **(_RESUMED_IN_FOLDER if folder else {})}.get(verb or "", "nothing was finished")
+        print(f"interrupted; {afterwards}", file=sys.stderr)
     return code

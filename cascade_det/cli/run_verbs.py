@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from cascade_det.cli.common import numbered_name, progress_bar, say, write_json
+from cascade_det.cli.common import say, write_json
 from cascade_det.cli.crops import CropWriter, crops_folder
 from cascade_det.cli.detect_files import DRAWN, detect_folder, write_results
+from cascade_det.cli.detect_loop import detect_all, detect_journal
 from cascade_det.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -103,6 +104,7 @@ def detect(
     threads: Threads = None,
     allow_plugins: AllowPlugins = False,
     plugin_dir: PluginDir = None,
+    resume: Resume = False,
     json_file: JsonFile = None,
 ) -> None:
     """Detect objects in pictures.
@@ -114,6 +116,8 @@ def detect(
     suffix. Both hold a picture's name, the number of detections, and `x y width height score` of each, numbers in full.
     The protocols want low scores too (`--score 0.01`).
 
+    `--out DIR --resume` goes on with a run that was cut off: its pictures are taken over, drawings and crops too.
+
     Examples:
 
     `cascade-det detect mtcnn_face photo.jpg`
@@ -124,13 +128,25 @@ def detect(
 
     `cascade-det detect mtcnn_face WIDER_val/images --out found --save-as wider --score 0.01`
     """
+    from cascade_det.evaluation.summary import timing_line
+
+    if resume and out is None:
+        raise RecipeError("--resume goes on with what stands in a folder and needs --out DIR.")
     cut_to = crops_folder(crops, align, out)
     pictures = list(_pictures(paths))
     folder, files = detect_folder(out, draw, save_as, pictures), [path for path, _ in pictures]
     cascade = load(model, preset, device, threads, allow_plugins, plugin_dir)
     options = checked_options(cascade, None, min_object, score)
-    writer = CropWriter(cut_to, files, align, cascade) if cut_to else None
-    results, errors = _detect_all(cascade, files, folder / DRAWN if folder and draw else None, writer, options)
+    journal = None
+    if folder is not None:
+        header = {**model_header(model, preset, device), "--align": align}
+        flags: dict[str, Any] = {"draw": draw, "crops": cut_to, "resume": resume}
+        journal = detect_journal(folder, files, cascade, header, options, **flags)
+    before = journal.entries if journal is not None else []
+    writer = CropWriter(cut_to, files, align, cascade, before) if cut_to else None
+    begin = time.perf_counter()
+    results, errors = detect_all(cascade, files, folder / DRAWN if folder and draw else None, writer, options, journal)
+    seconds = time.perf_counter() - begin
     if writer is not None:
         writer.close()
     if folder is None:
@@ -138,8 +154,11 @@ def detect(
     else:
         names = cascade.recipe.object.points
         write_results(folder, results, errors, names, pictures, save_as=save_as, drawn=draw)
+    if journal is not None:
+        journal.remove()
     found, place = sum(len(d) for _, _, d in results), f"; {folder}" if folder else ""
     say(f"{found} objects in {len(results)} pictures; {_count_of(results, errors)}{place}")
+    say(timing_line(len(files) - len(before), seconds))
     cut = {"crops": writer.written, "crops_left_out": writer.left_out} if writer else {}
     failed = [[str(path), reason] for path, reason in errors]
     write_json(json_file, {"pictures": len(results), "objects": found, **cut, "errors": failed})
@@ -173,51 +192,6 @@ def _count_of(results: Sequence[Result], errors: Sequence[tuple[Path, str]]) -> 
     unwritten = sum(path in read for path, _ in errors)
     unread = f"{len(errors) - unwritten} could not be read"
     return unread + (f"; {unwritten} crops or drawn pictures could not be written" if unwritten else "")
-
-
-def _detect_all(
-    cascade: Cascade,
-    files: Sequence[Path],
-    drawn_in: Path | None,
-    crops: CropWriter | None,
-    options: Mapping[str, Any],
-) -> tuple[list[Result], list[tuple[Path, str]]]:
-    """Return (file, its size, what was found) of each picture, and (file, reason) of each failure.
-
-    A picture that cannot be read has no result; one whose crops or drawing cannot be written has.
-    """
-    from cascade_det.core.imaging import read_image, write_image
-    from cascade_det.visual.drawing import draw as draw_detections
-
-    results: list[Result] = []
-    errors: list[tuple[Path, str]] = []
-    with progress_bar("detect", len(files)) as tick:
-        for path in files:
-            tick(1)
-            try:
-                image = read_image(path, max_pixels=cascade.recipe.image.max_pixels)
-                found = cascade.run([image], **options)[0]
-            except DataError as error:
-                errors.append((path, str(error)))
-                continue
-            results.append((path, (image.shape[0], image.shape[1]), found))
-            if drawn_in is not None:
-                with _listed_if_unwritten(path, errors):
-                    drawn = drawn_in / numbered_name(len(results), path, ".jpg")
-                    write_image(drawn, draw_detections(image, found))
-            if crops is not None:
-                with _listed_if_unwritten(path, errors):
-                    crops.add(len(results), path, image, found)
-    return results, errors
-
-
-@contextlib.contextmanager
-def _listed_if_unwritten(path: Path, errors: list[tuple[Path, str]]) -> Iterator[None]:
-    """Add (path, reason) to `errors` where a file cannot be written: that ends no run of a thousand pictures."""
-    try:
-        yield
-    except (DataError, OSError) as error:
-        errors.append((path, str(error)))
 
 
 def _print_tables(results: Sequence[Result]) -> None:

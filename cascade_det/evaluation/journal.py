@@ -17,7 +17,7 @@ import numpy as np
 
 from cascade_det import __version__
 from cascade_det.core.types import Detections
-from cascade_det.data.atomic import write_text_atomic
+from cascade_det.data.atomic import write_bytes_atomic, write_text_atomic
 from cascade_det.errors import RunError
 
 _FORMAT = 1
@@ -29,26 +29,28 @@ class Journal:
     Args:
         path: the file.
         entries: those that it holds.
+        heading: the first line where there is no file of this run yet; it is written with the first entry, so a run
+            that is refused or cut off before leaves what was there.
 
     Attributes:
         path: the file.
         entries: what was finished before this run, in order.
     """
 
-    def __init__(self, path: Path, entries: list[dict[str, Any]]) -> None:
+    def __init__(self, path: Path, entries: list[dict[str, Any]], heading: str = "") -> None:
         self.path = path
         self.entries = entries
+        self._heading = heading
 
     @staticmethod
     def begin(path: Path, header: Mapping[str, object]) -> Journal:
-        """Begin a journal without entries in place of what is there.
+        """Begin a journal without entries, in place of what is there.
 
         Args:
             path: the file; its folder exists.
             header: what decides the results, by the words in which an error names it; ready for JSON.
         """
-        write_text_atomic(path, _line(_full(header)))
-        return Journal(path, [])
+        return Journal(path, [], _line(_full(header)))
 
     @staticmethod
     def resume(path: Path, header: Mapping[str, object]) -> Journal:
@@ -64,8 +66,19 @@ class Journal:
         os.truncate(path, end)
         return Journal(path, entries)
 
+    def keep(self, count: int) -> None:
+        """Drop all entries but the first `count`."""
+        if count < len(self.entries):
+            lines = self.path.read_bytes().splitlines(keepends=True)
+            write_bytes_atomic(self.path, b"".join(lines[: 1 + count]))
+            self.entries = self.entries[:count]
+
     def append(self, entry: Mapping[str, Any]) -> None:
         """Add a piece of finished work; it is on disk when this returns."""
+        if self._heading:
+            write_text_atomic(self.path, self._heading + _line(entry))
+            self._heading = ""
+            return
         with self.path.open("a", encoding="utf-8") as file:
             file.write(_line(entry))
             file.flush()
