@@ -1,4 +1,4 @@
-"""The journal of a run: what is finished comes back to the last bit, what is torn is no entry, another run is refused."""
+"""The journal of a run: what is finished comes back to the last bit, what is torn does not, another run is refused."""
 
 from __future__ import annotations
 
