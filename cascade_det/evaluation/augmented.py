@@ -116,7 +116,7 @@ def _in_view(
     begin = time.perf_counter()
     pictures = [cascade.resampler(see(cascade, image, view)) for image in images]
     preparing = time.perf_counter() - begin if view != View() else 0.0  # counted where it is work: in the first stage
-    outputs = []
+    outputs: list[tuple[list[Detections], float]] = []
     for _, found, seconds in cascade.run_stages(pictures, settings):
         back = [seen_back(cascade, own, image.shape[:2], view) for own, image in zip(found, images, strict=True)]
         outputs.append((back, seconds + (0 if outputs else preparing)))
