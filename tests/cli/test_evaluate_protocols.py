@@ -184,7 +184,6 @@ def test_several_protocols_at_once(
         ("wider", "--metrics wide", "did you mean 'wider'? Choices: coco, fddb, miss-rate, points, wider"),
         ("wider", "--metrics wider,wider", "--metrics wider,wider: name each once"),
         ("wider", "--metrics wider --group-by size", "--group-by size: splits the figures of coco; add it"),
-        ("coco", "--metrics points --upto pnet", "--metrics points: the stage 'pnet' of this model finds no points"),
         ("coco", "--group-by colour,size", "group_by='colour'"),
         ("coco", "--scales 1,x", "--scales 1,x: give numbers between commas, such as 0.5,1,2"),
         ("coco", "--scales 1,1", "--scales 1,1: scales 1, 1: name each once"),
@@ -205,6 +204,19 @@ def test_what_is_refused_before_a_picture_is_read(
     assert told in err
     assert "Traceback" not in err
     assert not list(Path("out").iterdir() if Path("out").exists() else [])
+
+
+def test_a_model_without_points(
+    coco: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cascade = Cascade.load("mtcnn_face", device="cpu")
+    cascade.stages[0].num_points = None
+    monkeypatch.setattr("cascade_det.cli.evaluate_verb.load", lambda *_: cascade)
+    monkeypatch.chdir(coco)
+    given = ["--images", "p", "--annotations", "truth.json", "--metrics", "points", "--json", "e.json"]
+    assert run("evaluate", "mtcnn_face", *given) == 0
+    assert run("evaluate", "mtcnn_face", *given, "--upto", "pnet") == 2
+    assert "--metrics points: the stage 'pnet' of this model finds no points" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
