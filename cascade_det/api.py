@@ -31,7 +31,7 @@ def evaluate(model: str | Path | Cascade, source: Source, **options: Any) -> dic
     Args:
         model: a loaded cascade, or what `Cascade.load` takes.
         source: pictures and truth, such as ``cascade_det.data.formats.coco.Coco(...)``.
-        **options: min_object_px, score, upto.
+        **options: min_object_px, score, upto, augmentation; see `evaluate_source`.
     """
     cascade = model if isinstance(model, Cascade) else Cascade.load(model)
     parts = cascade.recipe.evaluate.items()

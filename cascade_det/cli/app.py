@@ -11,6 +11,7 @@ from cascade_det import __version__
 from cascade_det.cli import (
     compare_verb,
     data_verbs,
+    evaluate_verb,
     inspect_verbs,
     interop_verbs,
     run_verbs,
@@ -21,8 +22,8 @@ from cascade_det.cli.common import keep_command_line
 from cascade_det.errors import CascadeError
 
 _INTERRUPTED = 130  # as a shell counts it; typer returns it too
-# no other verb keeps unfinished work
-_AFTERWARDS: dict[str | None, str] = {"train": "the same command goes on where it stopped"}
+_RESUMED = {"train": "the same command goes on where it stopped"}  # no other verb keeps unfinished work by itself
+_RESUMED_IN_FOLDER = dict.fromkeys(("detect", "evaluate"), "the same command with --resume goes on where it stopped")
 
 app = typer.Typer(
     name="cascade-det",
@@ -54,7 +55,7 @@ app.command("train")(train_verbs.train)
 app.command("status")(train_verbs.status)
 app.command("check")(train_verbs.check)
 app.command("detect")(run_verbs.detect)
-app.command("evaluate")(run_verbs.evaluate)
+app.command("evaluate")(evaluate_verb.evaluate)
 app.command("score")(score_verbs.score)
 app.command("compare")(compare_verb.compare)
 app.add_typer(data_verbs.app, name="data")
@@ -85,5 +86,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _INTERRUPTED
     if code == _INTERRUPTED:
         verb = next((word for word in words if not word.startswith("-")), None)
-        print(f"interrupted; {_AFTERWARDS.get(verb, 'nothing was finished')}", file=sys.stderr)
+        folder = any(word.split("=")[0] == "--out" for word in words)
+        afterwards = {**_RESUMED, **(_RESUMED_IN_FOLDER if folder else {})}.get(verb or "", "nothing was finished")
+        print(f"interrupted; {afterwards}", file=sys.stderr)
     return code

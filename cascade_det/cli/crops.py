@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,28 +60,46 @@ class CropWriter:
 
     The table lists a crop before it is written: also a run that is cut off leaves no file that it does not name.
 
+    Attributes:
+        lines: the table's, of the crops that are there.
+        left_out: objects that give no crop.
+
     Args:
         folder: an own folder of this verb.
         pictures: what will be read; a picture in the folder would be overwritten.
         align: cut upright crops of one size by the points, else the part of the picture inside the box.
         cascade: the model that finds the objects.
+        before: entries of a journal, whose `crops` (lines of the table) an earlier run wrote and which stay.
 
     Raises:
         ModelError: `align`, and the model has no points or no template for them.
         RecipeError: `folder` holds one of the pictures, or a `crops.csv` of somebody else.
     """
 
-    def __init__(self, folder: Path, pictures: Sequence[Path], align: bool, cascade: Cascade) -> None:
-        self.written = 0
-        self.left_out = 0
+    def __init__(
+        self,
+        folder: Path,
+        pictures: Sequence[Path],
+        align: bool,
+        cascade: Cascade,
+        before: Sequence[Mapping[str, Any]] = (),
+    ) -> None:
+        self.lines: list[list[str]] = [line for entry in before for line in entry["crops"]]
+        self.left_out = sum(entry["crops_left_out"] for entry in before)
         self._folder = folder
         self._template = _template(cascade) if align else None
-        self._rows = [[*_HEADER, *object_columns(cascade.recipe.object.points)]]
+        self._heading = [*_HEADER, *object_columns(cascade.recipe.object.points)]
         if any(folder.resolve() == path.resolve().parent for path in pictures):
             raise RecipeError(f"--crops {folder}: holds pictures to detect in; name another folder.")
-        for name in _listed(folder):
+        kept = {line[0] for line in self.lines}
+        for name in set(_listed(folder)) - kept:
             (folder / name).unlink(missing_ok=True)
         self._write_table()
+
+    @property
+    def written(self) -> int:
+        """How many crops there are."""
+        return len(self.lines)
 
     def add(self, number: int, path: Path, image: Pixels, found: Detections) -> None:
         """Write the objects of the picture `path`, the one of this `number`; a crop's last figures are its rank.
@@ -100,8 +118,7 @@ class CropWriter:
         self.left_out += len(found) - len(rows)
         for line, crop in zip(lines, crops, strict=True):
             write_image(self._folder / line[0], crop)
-            self._rows.append(line)
-            self.written += 1
+            self.lines.append(line)
 
     def close(self) -> None:
         """Write the table of what is there and say what was left out."""
@@ -113,7 +130,7 @@ class CropWriter:
         from cascade_det.data.atomic import write_text_atomic
 
         text = io.StringIO()
-        csv.writer(text).writerows(self._rows)
+        csv.writer(text).writerows([self._heading, *self.lines])
         write_text_atomic(self._folder / _TABLE, text.getvalue())
 
 

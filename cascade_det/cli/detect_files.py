@@ -20,9 +20,10 @@ if TYPE_CHECKING:
     Named = tuple[Path, str]  # a picture and its name: relative to the folder that was given, or as it was given
 
 DRAWN = "drawn"
+JOURNAL = "unfinished.jsonl"  # of a run that was cut off
 SAVE_AS = ("coco", "csv", "fddb", "wider")
 _IMAGES, _CSV, _FDDB, _WIDER = "images.json", "detections.csv", "fddb.txt", "wider"
-_FILES = {"detections.json", _IMAGES, "errors.csv", _CSV, _FDDB, _WIDER, DRAWN, "crops"}
+_FILES = {"detections.json", _IMAGES, "errors.csv", _CSV, _FDDB, _WIDER, DRAWN, JOURNAL, "crops"}
 
 
 def detect_folder(out: Path | None, draw: bool, save_as: str | None, pictures: Sequence[Named]) -> Path | None:
@@ -79,7 +80,7 @@ def write_results(
     listed = [Picture(number, str(path), hw) for number, (path, hw, _) in enumerate(results, start=1)]
     now = {_drawing(number, path) for number, (path, _, _) in enumerate(results, start=1)} if drawn else set()
     earlier = {_drawing(number, path) for number, path in _earlier_pictures(folder)}
-    _remove_drawings(folder, earlier - now, [path for path, _, _ in results])
+    remove_drawings(folder, earlier - now, [path for path, _, _ in results])
     for name in (_CSV, _FDDB):
         (folder / name).unlink(missing_ok=True)
     shutil.rmtree(folder / _WIDER, ignore_errors=True)
@@ -125,7 +126,7 @@ def _earlier_pictures(folder: Path) -> list[tuple[int, Path]]:
         return []
 
 
-def _remove_drawings(folder: Path, names: set[str], pictures: Sequence[Path]) -> None:
+def remove_drawings(folder: Path, names: set[str], pictures: Sequence[Path]) -> None:
     """Remove these drawings, none of which is a picture that was read just now, and the folder where it is empty."""
     read = {path.resolve() for path in pictures}
     for path in (folder / DRAWN / name for name in names):

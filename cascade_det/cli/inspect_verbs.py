@@ -99,7 +99,7 @@ def models(
     """
     from cascade_det.cascade import find_model
     from cascade_det.core.shipped import find_shipped, shipped_names
-    from cascade_det.evaluation.run import summary_line
+    from cascade_det.evaluation.summary import summary_line
     from cascade_det.model_file import load_model
 
     rows = []

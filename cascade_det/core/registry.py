@@ -178,7 +178,7 @@ SOURCES = Registry(
         *(f"cascade_det.data.formats.{name}" for name in _FORMATS),
     ],
 )
-EVALUATORS = Registry("evaluator", ["cascade_det.evaluation.coco"])
+EVALUATORS = Registry("evaluator", ["cascade_det.evaluation.coco", "cascade_det.evaluation.protocol_evaluators"])
 ALL = (NETS, HEADS, SAMPLERS, STAGES, SOURCES, EVALUATORS)
 
 register_net = NETS.register

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cascade_det.core.geometry import box_sides
 from cascade_det.core.types import Annotations, Detections
-from cascade_det.data.sources import Picture
+from cascade_det.data.sources import Picture, Source
 
 # Box heights in pixels of the original picture: the lower bound belongs to a band, the upper does not.
 SIZE_BANDS_PX: Mapping[str, tuple[float, float]] = {
@@ -34,6 +34,7 @@ class ScoredSet:
         detections: what was found in each, all of it: evaluators cut by rank and score themselves.
         point_names: names of the K points of an object, none where the set has no points.
         category: what the object is called.
+        source: what the pictures are from, where known; a protocol whose truth is more than boxes reads it there.
 
     Raises:
         ValueError: the lists differ in length, or two pictures share an id.
@@ -44,6 +45,7 @@ class ScoredSet:
     detections: list[Detections]
     point_names: list[str]
     category: str
+    source: Source | None = None
 
     def __post_init__(self) -> None:
         lengths = len(self.pictures), len(self.truth), len(self.detections)
@@ -61,6 +63,8 @@ class Evaluator(ABC):
     @abstractmethod
     def evaluate(self, scored: ScoredSet) -> dict[str, Any]:
         """Return figures ready for JSON: no NaN; what is absent is None, or -1 where COCO says -1.
+
+        A list of sentences under "warnings" is what a user should know of them; it is written and printed too.
 
         Raises:
             RecipeError: a parameter does not fit this set; the message lists the choices.

@@ -75,8 +75,23 @@ def score_fddb(
     """
     truth = read_truth(annotations)
     detections, warnings = read_detections(predictions, truth.names)
-    sizes_hw = _sizes(image_sizes, images, truth.names)
-    overlaps = [mask_overlaps(*each) for each in zip(detections, truth.rows, sizes_hw, strict=True)]
+    return fddb_result(truth.rows, detections, _sizes(image_sizes, images, truth.names), warnings)
+
+
+def fddb_result(
+    faces: Sequence[Floats],
+    detections: Sequence[Floats],
+    sizes_hw: Sequence[tuple[int, int]],
+    warnings: Sequence[str],
+) -> ProtocolResult:
+    """Return what `score_fddb` does, of regions in memory.
+
+    Args:
+        faces, detections: regions of each image, as `FddbRegions` has them.
+        sizes_hw: height and width of each image in pixels.
+        warnings: passed on.
+    """
+    overlaps = [mask_overlaps(*each) for each in zip(detections, faces, sizes_hw, strict=True)]
     roc = roc_of(overlaps, [rows[:, -1] for rows in detections])
     return ProtocolResult(_figures(roc), _curves(roc), _files(roc), warnings)
 

@@ -28,7 +28,7 @@ def write_evaluation(out_dir: Path, scored: ScoredSet) -> None:
     """Write `detections.json`, `truth.json` and `images.json` to `out_dir`, which is made if it is missing."""
     out_dir.mkdir(parents=True, exist_ok=True)
     write_json_atomic(out_dir / "detections.json", coco_results(scored.pictures, scored.detections))
-    write_json_atomic(out_dir / "truth.json", coco_truth(scored))
+    write_json_atomic(out_dir / "truth.json", coco_attributes_truth(scored))
     write_json_atomic(out_dir / "images.json", image_list(scored.pictures))
 
 
@@ -54,6 +54,11 @@ def coco_results(pictures: Sequence[Picture], detections: Sequence[Detections]) 
 def coco_truth(scored: ScoredSet) -> dict[str, Any]:
     """Return the truth as a COCO data set with one category; ignored objects are crowds, which pycocotools ignores."""
     return _coco_data(scored.pictures, scored.truth, scored.category, scored.point_names, attributes=False)
+
+
+def coco_attributes_truth(scored: ScoredSet) -> dict[str, Any]:
+    """Return the truth as `coco_truth` does, with the attributes of the objects, such as `vis_ratio`, too."""
+    return _coco_data(scored.pictures, scored.truth, scored.category, scored.point_names, attributes=True)
 
 
 def coco_set(source: Source, category: str, point_names: Sequence[str]) -> dict[str, Any]:

@@ -67,6 +67,30 @@ class Funnel:
         stage = self._stages[stage_index]
         stage.seconds = (stage.seconds or 0.0) + seconds
 
+    def counts(self) -> dict[str, Any]:
+        """Return all that was counted, ready for JSON, as `add_counts` takes it."""
+        return {
+            "images": self._images,
+            "objects": self._objects,
+            "objects_by_size": dict(self._objects_by_size),
+            "stages": [dict(vars(stage)) for stage in self._stages],
+            "lost": [list(entry) for entry in self._lost],
+        }
+
+    def add_counts(self, counts: Mapping[str, Any]) -> None:
+        """Add what another funnel of the same stages counted of further pictures.
+
+        Raises:
+            ValueError: the counts are of another number of stages.
+        """
+        self._check_length("counts", counts["stages"])
+        self._lost += [(self._images + picture, row, name) for picture, row, name in counts["lost"]]
+        self._images += counts["images"]
+        self._objects += counts["objects"]
+        _add_by_size(self._objects_by_size, counts["objects_by_size"])
+        for stage, other in zip(self._stages, counts["stages"], strict=True):
+            stage.add_counts(other)
+
     def lost_objects(self) -> list[tuple[int, int, str]]:
         """Return (index of the picture as added, row in its truth, stage) for each object that a stage lost."""
         return list(self._lost)
@@ -145,6 +169,19 @@ class _Counts:
         for band, inside in bands.items():
             self.held_by_size[band] += int((held & inside).sum())
         return np.asarray(held, bool)
+
+    def add_counts(self, other: Mapping[str, Any]) -> None:
+        """Add the counts of the same stage on further pictures."""
+        for name in ("candidates", "judged", "hits", "held", "lost"):
+            setattr(self, name, getattr(self, name) + other[name])
+        _add_by_size(self.held_by_size, other["held_by_size"])
+        if other["seconds"] is not None:
+            self.seconds = (self.seconds or 0.0) + other["seconds"]
+
+
+def _add_by_size(counts: dict[str, int], more: Mapping[str, int]) -> None:
+    for band in counts:
+        counts[band] += more[band]
 
 
 def _share(part: float, whole: int) -> float | None:

@@ -102,6 +102,18 @@ def read_given(predictions: Path, annotations: Path) -> Given:
             file, the entry and the value.
     """
     data, _ = load_file(annotations)
+    wanted = "Name a COCO results list, such as the detections.json of `detect --out`."
+    return given_of(load_json(predictions, "the list of detections", wanted)[0], data, predictions, annotations)
+
+
+def given_of(found: Any, data: Mapping[str, Any], predictions: Path, annotations: Path) -> Given:
+    """Check the content of both files; see `read_given`.
+
+    Args:
+        found: the results list.
+        data: the truth, with lists of objects under its three keys.
+        predictions, annotations: how errors and warnings call them.
+    """
     pictures = _rows_of_pictures(annotations, data["images"])
     categories = _rows_of_categories(annotations, data["categories"])
     objects = wanted_objects(annotations, data["annotations"], pictures, dict.fromkeys(categories, True))
@@ -109,7 +121,7 @@ def read_given(predictions: Path, annotations: Path) -> Given:
         place = place_of_object(annotations, record)
         if not _is_box(numbers(place, record, "bbox", 4)):
             raise DataError(f"{place} {_BOX}, it has {shown(record['bbox'])}.")
-    results = _results(predictions, pictures)
+    results = _results(predictions, found, pictures)
     of_results, warnings = _categories_of(predictions, results, categories)
     return Given(
         annotations,
@@ -192,10 +204,8 @@ def _rows_of_categories(file: Path, records: Sequence[Record]) -> dict[int | str
     return rows
 
 
-def _results(file: Path, pictures: Mapping[int, int]) -> list[Record]:
+def _results(file: Path, results: Any, pictures: Mapping[int, int]) -> list[Record]:
     """Return the entries of a COCO results list, each of them checked."""
-    wanted = "Name a COCO results list, such as the detections.json of `detect --out`."
-    results, _ = load_json(file, "the list of detections", wanted)
     if not isinstance(results, list):
         raise DataError(
             f"{file} holds a {type(results).__name__} at its top, not a list. Detections are a list of objects with "

@@ -190,13 +190,17 @@ def score_miss_rate(predictions: Path, annotations: Path, *, variant: Variant = 
     Raises:
         DataError: a file cannot be used; the message names the entry and the value.
     """
-    given = read_given(predictions, annotations)
+    return miss_rate_result(read_given(predictions, annotations), variant)
+
+
+def miss_rate_result(given: Given, variant: Variant) -> ProtocolResult:
+    """Return what `score_miss_rate` does, of detections and truth in memory."""
     visibility = number_column(given, "vis_ratio")
     warnings = list(given.warnings)
     without = int(np.isnan(visibility).sum())
     if without:
         warnings.append(
-            f"{annotations}: {without:,} of {len(visibility):,} objects have no vis_ratio, which counts as 1."
+            f"{given.truth_file}: {without:,} of {len(visibility):,} objects have no vis_ratio, which counts as 1."
         )
     visibility = np.nan_to_num(visibility, nan=1.0)
     figures: dict[str, Any] = {"mr2": {}, "recall_at_fppi": {}, "score_at_fppi": {}}

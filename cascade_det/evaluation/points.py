@@ -175,14 +175,18 @@ def score_points(predictions: Path, annotations: Path, *, normaliser: Normaliser
     Raises:
         DataError: a file cannot be used; the message names the entry and the value.
     """
-    given = read_given(predictions, annotations)
+    return points_result(read_given(predictions, annotations), normaliser)
+
+
+def points_result(given: Given, normaliser: Normaliser) -> ProtocolResult:
+    """Return what `score_points` does, of detections and truth in memory."""
     truth, found, invisible = _with_points(given)
     errors = point_errors(truth, found, normaliser)
     figures = {"nme": errors.nme, "failure_rate": errors.failure_rate, "auc": errors.auc}
     figures |= {"nme_matched": len(errors.percent), "nme_total": errors.total}
     warnings = list(given.warnings)
     if invisible:
-        warnings.append(f"{annotations}: {invisible:,} points are marked invisible (flag 1) and left out.")
+        warnings.append(f"{given.truth_file}: {invisible:,} points are marked invisible (flag 1) and left out.")
     if len(errors.percent) < errors.total:
         missed = errors.total - len(errors.percent)
         warnings.append(f"{missed:,} of {errors.total:,} objects have no detection and are left out of all figures.")

@@ -2,30 +2,35 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.types import Annotations, Detections
+from cascade_det.core.schema import Recipe
+from cascade_det.core.types import Detections
 from cascade_det.data.atomic import write_json_atomic
-from cascade_det.data.sources import Picture, Source
+from cascade_det.data.sources import Source
 from cascade_det.errors import DataError
+from cascade_det.evaluation.augmented import PLAIN, Augmentation, detect_stages, refuse_large
 from cascade_det.evaluation.base import Evaluator, ScoredSet
 from cascade_det.evaluation.files import write_errors, write_evaluation
 from cascade_det.evaluation.funnel import Funnel
+from cascade_det.evaluation.journal import Journal, pack, unpack
 from cascade_det.stages.base import StageSettings
 from cascade_det.visual.contact_sheet import contact_sheet
 from cascade_det.visual.drawing import draw
 from cascade_det.visual.plots import plot_funnel
 
 EVALUATION_SCORE = 0.05  # detections are kept down to here so that AP is not cut short
-_BATCH = 8
+_BATCH = 8  # pictures that are detected together, of which no more are held at once
 _SHEET_PICTURES = 30
 Progress = Callable[[int], None]
+Failures = list[tuple[str, str]]  # (picture, reason)
 
 
 @dataclass(frozen=True)
@@ -34,7 +39,18 @@ class Evaluation:
 
     scored: ScoredSet
     metrics: dict[str, Any]
-    errors: list[tuple[str, str]]
+    errors: Failures
+
+
+def evaluation_settings(
+    cascade: Cascade, *, upto: str | None = None, min_object_px: float | None = None, score: float | None = None
+) -> list[StageSettings]:
+    """Return what the stages run with in an evaluation: the last one's threshold is 0.05 unless `score` is given.
+
+    Raises:
+        ValueError: there is no stage `upto`, or a value is out of range.
+    """
+    return cascade.settings(upto, min_object_px=min_object_px, score=EVALUATION_SCORE if score is None else score)
 
 
 def evaluate_source(
@@ -45,6 +61,8 @@ def evaluate_source(
     upto: str | None = None,
     min_object_px: float | None = None,
     score: float | None = None,
+    augmentation: Augmentation = PLAIN,
+    journal: Journal | None = None,
     progress: Progress = lambda done: None,
 ) -> Evaluation:
     """Detect in every picture of a source and score the detections.
@@ -55,6 +73,8 @@ def evaluate_source(
         upto: score what this stage lets through instead of the last.
         min_object_px: instead of the recipe's.
         score: threshold of the last stage that runs; 0.05 by default, so that AP is not cut short.
+        augmentation: the views of each picture whose detections are merged.
+        journal: what an earlier run finished, and where this one notes what it finishes; the caller removes it.
         progress: called with the number of pictures done.
 
     Raises:
@@ -64,10 +84,13 @@ def evaluate_source(
     Returns:
         The figures as `metrics.json` holds them, with the settings in force and the funnel at the same thresholds.
     """
-    settings = cascade.settings(upto, min_object_px=min_object_px, score=EVALUATION_SCORE if score is None else score)
+    settings = evaluation_settings(cascade, upto=upto, min_object_px=min_object_px, score=score)
     funnel = Funnel([stage.name for stage in cascade.stages[: len(settings)]])
-    scored, errors = _detect(cascade, source, settings, funnel, progress)
-    if errors and not scored.pictures:
+    found, errors, seconds = _detect(cascade, source, settings, augmentation, funnel, journal, progress)
+    scored = _scored_set(cascade.recipe, source, found)
+    if errors and not found:
+        if journal is not None:
+            journal.remove()
         raise DataError(f"none of {len(errors):,} pictures could be read; the first: {errors[0][1]}")
     metrics = _figures(scored, evaluators)
     metrics["funnel"] = funnel.result([values.score for values in settings])
@@ -79,7 +102,21 @@ def evaluate_source(
         "images": len(scored.pictures),
         "unreadable": len(errors),
     }
+    if augmentation != PLAIN:
+        metrics["settings"] |= {"scales": list(augmentation.scales), "flip": augmentation.flip}
+    rate = len(scored.pictures) / seconds if seconds > 0 else None
+    metrics["timing"] = {"seconds": seconds, "pictures_per_second": rate}
     return Evaluation(scored, metrics, errors)
+
+
+def rehearse(recipe: Recipe, source: Source, evaluators: Mapping[str, Evaluator]) -> None:
+    """Score the truth of a source as if nothing were found; no picture is read.
+
+    Raises:
+        CascadeError: an evaluator cannot do what its parameters ask of this truth, such as group by an unknown field.
+    """
+    nothing = dict.fromkeys(range(len(source.pictures)), Detections.empty(len(recipe.object.points) or None))
+    _figures(_scored_set(recipe, source, nothing), evaluators)
 
 
 def _figures(scored: ScoredSet, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
@@ -90,33 +127,130 @@ def _figures(scored: ScoredSet, evaluators: Mapping[str, Evaluator]) -> dict[str
     return metrics
 
 
+def _scored_set(recipe: Recipe, source: Source, found: Mapping[int, Detections]) -> ScoredSet:
+    """Return the pictures of a source that have detections, by their number, in its order."""
+    numbers, wanted = sorted(found), recipe.object
+    return ScoredSet(
+        [source.pictures[number] for number in numbers],
+        [source.annotations(number) for number in numbers],
+        [found[number] for number in numbers],
+        list(wanted.points),
+        wanted.category,
+        source,
+    )
+
+
 def _detect(
-    cascade: Cascade, source: Source, settings: Sequence[StageSettings], funnel: Funnel, progress: Progress
-) -> tuple[ScoredSet, list[tuple[str, str]]]:
-    """Run every picture, counting in the funnel; return what is scored, and (file, reason) of unreadable pictures."""
-    rows: list[tuple[Picture, Annotations, Detections]] = []
-    errors: list[tuple[str, str]] = []
-    recipe, total = cascade.recipe, len(source.pictures)
-    for start in range(0, total, _BATCH):
-        numbers = range(start, min(start + _BATCH, total))
-        readable, images = [], []
-        for number in numbers:
-            try:
-                images.append(cascade.resampler(source.read(number)))
-                readable.append(number)
-            except DataError as error:
-                errors.append((source.pictures[number].name, str(error)))
-        outputs = []
-        for index, (_, kept, seconds) in enumerate(cascade.run_stages(images, settings) if images else ()):
-            outputs.append(kept)
-            funnel.add_time(index, seconds)
-        for row, number in enumerate(readable):
-            truth = source.annotations(number)
-            funnel.add(truth, [kept[row] for kept in outputs])
-            rows.append((source.pictures[number], truth, cascade.finish(outputs[-1][row], images[row].image_hw)))
-        progress(len(numbers))
-    pictures, truths, found = [row[0] for row in rows], [row[1] for row in rows], [row[2] for row in rows]
-    return ScoredSet(pictures, truths, found, list(recipe.object.points), recipe.object.category), errors
+    cascade: Cascade,
+    source: Source,
+    settings: Sequence[StageSettings],
+    augmentation: Augmentation,
+    funnel: Funnel,
+    journal: Journal | None,
+    progress: Progress,
+) -> tuple[dict[int, Detections], Failures, float]:
+    """Run every picture but those of the journal, counting all in the funnel.
+
+    Returns:
+        What was found by number of the picture, (file, reason) of unreadable pictures, and the seconds that it took,
+        in the runs before this one too.
+    """
+    found: dict[int, Detections] = {}
+    errors: Failures = []
+    total, seconds = len(source.pictures), 0.0
+    before = iter(journal.entries if journal is not None else ())
+    for start in range(
+        0, total, _BATCH
+    ):  # the same batches in every run: what is computed together is rounded together
+        entry = next(before, None)
+        if entry is None:
+            numbers = range(start, min(start + _BATCH, total))
+            entry = _detect_batch(cascade, source, numbers, settings, augmentation)
+            if journal is not None:
+                journal.append(entry)
+        for number, columns in entry["found"]:
+            found[number] = unpack(columns)
+        errors += [(name, reason) for name, reason in entry["errors"]]
+        funnel.add_counts(entry["funnel"])
+        seconds += entry["seconds"]
+        progress(min(start + _BATCH, total) - start)
+    return found, errors, seconds
+
+
+def _detect_batch(
+    cascade: Cascade,
+    source: Source,
+    numbers: Sequence[int],
+    settings: Sequence[StageSettings],
+    augmentation: Augmentation,
+) -> dict[str, Any]:
+    """Return what a journal holds of the pictures `numbers`: `found`, `errors`, counts of the `funnel`, `seconds`."""
+    begin = time.perf_counter()
+    readable, images, errors = [], [], []
+    for number in numbers:
+        try:
+            image = source.read(number)
+            refuse_large(image.shape[:2], augmentation, cascade.recipe.image.max_pixels)
+        except DataError as error:
+            errors.append([source.pictures[number].name, str(error)])
+            continue
+        readable.append(number)
+        images.append(image)
+    stages = detect_stages(cascade, images, settings, augmentation) if images else []
+    funnel = Funnel([stage.name for stage in cascade.stages[: len(settings)]])
+    for index, (_, seconds) in enumerate(stages):
+        funnel.add_time(index, seconds)
+    found = []
+    for row, (number, image) in enumerate(zip(readable, images, strict=True)):
+        outputs = [kept[row] for kept, _ in stages]
+        funnel.add(source.annotations(number), outputs)
+        found.append([number, pack(cascade.finish(outputs[-1], image.shape[:2]))])
+    return {
+        "found": found,
+        "errors": errors,
+        "funnel": funnel.counts(),
+        "seconds": time.perf_counter() - begin,
+    }
+
+
+def begin_journal(
+    path: Path,
+    cascade: Cascade,
+    source: Source,
+    header: Mapping[str, object],
+    *,
+    resume: bool,
+    augmentation: Augmentation = PLAIN,
+    **options: Any,
+) -> Journal:
+    """Return the journal of an evaluation: that of an earlier run where `resume` says so, else a new one.
+
+    Args:
+        path: of the journal.
+        cascade, source, augmentation, options: as `evaluate_source` takes them, upto, min_object_px and score.
+        header: what else decides the detections, such as which model it is, by the words in which an error names it.
+        resume: go on with what is there.
+
+    Raises:
+        RunError: what is there is of a run that differs; the message names the difference.
+    """
+    settings = evaluation_settings(cascade, **options)
+    everything = {
+        **header,
+        "the stages that run (--upto)": [stage.name for stage in cascade.stages[: len(settings)]],
+        "the threshold of the last stage (--score)": settings[-1].score,
+        "the smallest object in px (--min-object)": settings[0].min_object_px,
+        "--scales": list(augmentation.scales),
+        "--flip": augmentation.flip,
+        "settings of the stages": [asdict(values) for values in settings],
+        "pictures and truth (a hash of --annotations, names and sizes of files)": source.digest(),
+    }
+    return Journal.resume(path, everything) if resume else Journal.begin(path, everything)
+
+
+def resumed_pictures(entries: Sequence[Mapping[str, Any]]) -> int:
+    """Return how many pictures the entries of an evaluation's journal hold, unreadable ones too."""
+    return sum(len(entry["found"]) + len(entry["errors"]) for entry in entries)
 
 
 def evaluate_sources(
@@ -125,7 +259,7 @@ def evaluate_sources(
     """Evaluate several sources and write all files of an evaluation.
 
     Args:
-        cascade, evaluators: see `evaluate_source`, also for `options`.
+        cascade, evaluators: see `evaluate_source`, also for `options`; a journal is of one source.
         sources: by name; the first source's figures form the top level, each stands under "sources".
         out_dir: `detections.json`, `truth.json`, `images.json`, `metrics.json`, `errors.csv`, pictures; further
             sources in ``out_dir/NAME``.
@@ -168,43 +302,6 @@ def _write_pictures(folder: Path, source: Source, done: Evaluation) -> None:
     write_image(
         folder / "pictures.png", contact_sheet(tiles, columns=5, tile_hw=(240, 320), titles=titles, heading=heading)
     )
-
-
-def summary_line(name: str, metrics: Mapping[str, Any]) -> str:
-    """Return the main figures of one source in one line."""
-    recall, sure, nme = metrics.get("recall_at_fppi", {}), metrics.get("intervals", {}), metrics.get("nme")
-    sure_recall = sure.get("recall_at_fppi", {})
-    parts = [f"{key} {metrics[key]:.3f}{_interval(sure.get(key))}" for key in ("AP", "AP50", "AP75") if key in metrics]
-    parts += [
-        f"recall {_figure(recall[fppi])}{_interval(sure_recall.get(fppi))} at {fppi} FPPI"
-        for fppi in ("0.1", "1")
-        if fppi in recall
-    ]
-    if nme is not None:
-        parts.append(f"NME {nme:.2f} % ({metrics['nme_matched']} of {metrics['nme_total']})")
-    return f"{name}: " + ", ".join(parts)
-
-
-def group_lines(metrics: Mapping[str, Any]) -> list[str]:
-    """Return one line a group."""
-    return [summary_line(f"  {value}", group) for value, group in metrics.get("groups", {}).items()]
-
-
-def funnel_lines(funnel: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Return one line a stage."""
-    return [
-        f"  {row['stage']}: {_figure(row['candidates_out'], 1)} candidates a picture, recall {_figure(row['recall'])} "
-        f"at IoU 0.5, threshold {row['score']:.3f}, {_figure(row['ms_per_image'], 1)} ms"
-        for row in funnel
-    ]
-
-
-def _figure(value: float | None, decimals: int = 3) -> str:
-    return "-" if value is None else f"{value:.{decimals}f}"
-
-
-def _interval(ends: Sequence[float] | None) -> str:
-    return "" if ends is None else f" [{ends[0]:.3f}, {ends[1]:.3f}]"
 
 
 def scored_pictures(sources: Sequence[Source]) -> int:

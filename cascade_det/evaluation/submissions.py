@@ -9,8 +9,16 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from cascade_det.core.types import Detections
+
+
+def xywh_scores(found: Detections) -> NDArray[np.float64]:
+    """Return rows ``(N, 5)`` x y width height score: what protocols score, as exact as the files."""
+    rows = np.concatenate([found.boxes, found.scores[:, None]], axis=1).astype(np.float64)
+    rows[:, 2:4] -= rows[:, :2]
+    return rows
 
 
 def named_block(name: str, found: Detections) -> str:
@@ -23,9 +31,8 @@ def named_block(name: str, found: Detections) -> str:
     1
     1.0 2.0 3.5 4.0 0.5
     """
-    rows = np.concatenate([found.boxes, found.scores[:, None]], axis=1).astype(np.float64)
-    rows[:, 2:4] -= rows[:, :2]
-    lines = [name, str(len(rows)), *(" ".join(map(repr, row)) for row in rows.tolist())]
+    rows = xywh_scores(found).tolist()
+    lines = [name, str(len(rows)), *(" ".join(map(repr, row)) for row in rows)]
     return "\n".join(lines) + "\n"
 
 

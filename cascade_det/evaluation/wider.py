@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.evaluation.protocol import Curve, ProtocolResult
-from cascade_det.evaluation.wider_files import ALL, read_predictions, read_truth
+from cascade_det.evaluation.wider_files import ALL, WiderTruth, read_predictions, read_truth
 
 Floats = NDArray[np.float64]
 MIN_OVERLAP = 0.5
@@ -52,18 +52,24 @@ def score_wider(predictions: Path, annotations: Path) -> ProtocolResult:
     """
     truth = read_truth(annotations)
     detections, warnings = read_predictions(predictions, truth.names)
+    if ALL in truth.counted:
+        warnings.append(
+            f"{annotations} has no levels: every face counts, which no published figure means. For easy, medium and "
+            "hard give the folder of the toolbox's .mat files."
+        )
+    return wider_result(truth, detections, warnings)
+
+
+def wider_result(truth: WiderTruth, detections: Sequence[Floats], warnings: Sequence[str]) -> ProtocolResult:
+    """Return figures and curves of detections ``(N, 5)`` x y w h score of each image of `truth`; see `score_wider`."""
+    warnings = list(warnings)
     levels = score_levels(truth.boxes_xywh, truth.counted, detections)
     curves = [
         Curve("precision-recall", level, score.recall, score.precision, f"AP {score.ap:.3f}".replace(" 0.", " ."))
         for level, score in levels.items()
         if score.ap is not None
     ]
-    if ALL in levels:
-        warnings.append(
-            f"{annotations} has no levels: every face counts, which no published figure means. For easy, medium and "
-            "hard give the folder of the toolbox's .mat files."
-        )
-    scores = np.concatenate([rows[:, 4] for rows in detections])
+    scores = np.concatenate([np.zeros(0), *(rows[:, 4] for rows in detections)])
     if np.isnan(normalised_scores(scores)).any():
         warnings.append(
             f"All {len(scores):,} detections have the score {scores[0]:g}; the protocol scales scores by their range, "

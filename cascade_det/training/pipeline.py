@@ -23,7 +23,8 @@ from cascade_det.data.picture_set import refuse_overlap, remarks
 from cascade_det.data.shards import read_manifest, shard_fault, shards_in
 from cascade_det.data.sources import Source
 from cascade_det.errors import RunError, choices
-from cascade_det.evaluation.run import evaluate_sources, scored_pictures, summary_line
+from cascade_det.evaluation.run import evaluate_sources, scored_pictures
+from cascade_det.evaluation.summary import protocol_lines, warnings_of
 from cascade_det.report.render import REPORT, write_report
 from cascade_det.report.training import read_training
 from cascade_det.training import mining_report
@@ -335,7 +336,8 @@ class Run:
             self._say(f"evaluate: skipped {name}: {reason}")
         write_json_atomic(self.folder / "metrics.json", metrics, indent=1)
         for name, figures in metrics["sources"].items():
-            self._say(summary_line(name, figures))
+            for line in (*protocol_lines(name, figures), *warnings_of(figures)):
+                self._say(line)
         return fingerprint({"metrics": metrics.get("AP")}), {"unreadable": len(errors)}
 
 

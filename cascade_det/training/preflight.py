@@ -8,11 +8,10 @@ from cascade_det.core.imaging import Resample
 from cascade_det.core.recipe import build_heads, build_stage, stage_train
 from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
-from cascade_det.core.types import Detections
 from cascade_det.data.picture_set import PictureSet
 from cascade_det.data.sources import Source
 from cascade_det.errors import RecipeError, choices
-from cascade_det.evaluation.base import ScoredSet
+from cascade_det.evaluation.run import rehearse
 from cascade_det.model_file import load_model
 from cascade_det.training.fit import check_trainer
 from cascade_det.training.mining import build_views
@@ -81,11 +80,8 @@ def rehearse_evaluation(recipe: Recipe, sources: list[Source]) -> None:
 
     Raises:
         RecipeError: an evaluator cannot do what its parameters ask of this truth, such as group by an unknown field.
+        DataError: a source has not the truth that a protocol needs.
     """
-    names, category = list(recipe.object.points), recipe.object.category
+    evaluators = {n: EVALUATORS.build(p.kind, p.params, f"evaluate.{n}") for n, p in recipe.evaluate.items()}
     for source in sources:
-        truth = [source.annotations(index) for index in range(len(source.pictures))]
-        nothing = [Detections.empty(len(names) or None)] * len(truth)
-        scored = ScoredSet(source.pictures, truth, nothing, names, category)
-        for name, part in recipe.evaluate.items():
-            EVALUATORS.build(part.kind, part.params, f"evaluate.{name}").evaluate(scored)
+        rehearse(recipe, source, evaluators)

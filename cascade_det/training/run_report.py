@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from cascade_det.evaluation.run import funnel_lines, summary_line
+from cascade_det.evaluation.summary import funnel_lines, protocol_lines
 from cascade_det.visual.plots import Curve, plot_training_curves
 
 
@@ -35,7 +35,7 @@ def write_curves(folder: Path, stage: str) -> None:
 
 def run_summary(folder: Path, metrics: Mapping[str, Any], seconds: Mapping[str, float]) -> list[str]:
     """Return the end-of-run summary: figures of each source, the funnel, seconds by step, and where the files are."""
-    lines = [summary_line(name, figures) for name, figures in metrics.get("sources", {}).items()]
+    lines = [line for name, own in metrics.get("sources", {}).items() for line in protocol_lines(name, own)]
     lines += funnel_lines(metrics.get("funnel", []))
     lines.append("seconds: " + ", ".join(f"{step} {spent:.0f}" for step, spent in seconds.items()))
     lines.append(f"model: {folder / 'model.safetensors'}; report: {folder / 'report.html'}")

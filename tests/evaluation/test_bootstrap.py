@@ -19,7 +19,7 @@ from cascade_det.evaluation.bootstrap import figures_of, resampled_intervals
 from cascade_det.evaluation.coco import FALSE_POSITIVES_PER_IMAGE, Coco
 from cascade_det.evaluation.coco_matching import CocoMatching
 from cascade_det.evaluation.files import coco_results, coco_truth
-from cascade_det.evaluation.run import summary_line
+from cascade_det.evaluation.summary import summary_line
 
 
 def scored_set(truth: Sequence[Annotations], detections: Sequence[Detections]) -> ScoredSet:

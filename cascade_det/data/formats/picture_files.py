@@ -40,6 +40,7 @@ class Parsed:
         file_hash: of the annotation.
         params: what else decides the truth, ready for JSON.
         unreadable: why pictures that are on disk were left out.
+        asked: names of all selected pictures, also of those that are not on disk; none: those of `pictures`.
     """
 
     folder: Path
@@ -50,6 +51,7 @@ class Parsed:
     file_hash: str
     params: Sequence[Any]
     unreadable: Sequence[str] = ()
+    asked: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -199,6 +201,17 @@ class PictureFiles(Source):
         """The folder that the pictures' names start from."""
         return self._parsed().folder
 
+    @property
+    def annotation_path(self) -> Path:
+        """The file or folder of annotations."""
+        return self._file
+
+    @property
+    def asked_names(self) -> list[str]:
+        """Names of all pictures that `where` selects in their order, also of those that are not on disk."""
+        parsed = self._parsed()
+        return list(parsed.asked or (picture.name for picture in parsed.pictures))
+
     def _existing(self, picture: Picture) -> Path:
         path = self._parsed().folder / picture.name
         if file_size(path) >= 0:
@@ -238,7 +251,8 @@ class PictureFiles(Source):
         if listed.relative:
             objects = objects.in_pixels(image_hw_of)
         truth, first = by_picture(without_faults(objects, image_hw_of, left_out), len(pictures))
-        return Parsed(listed.folder, pictures, truth, first, left_out, listed.file_hash, params, unreadable)
+        asked = [listed.names[row] for row in rows]
+        return Parsed(listed.folder, pictures, truth, first, left_out, listed.file_hash, params, unreadable, asked)
 
     def _with_sizes(
         self, listed: Listed, rows: Sequence[int], left_out: Counter[str]
