@@ -14,6 +14,7 @@ from cascade_det.cli.common import say, write_json
 from cascade_det.cli.crops import CropWriter, crops_folder
 from cascade_det.cli.detect_files import DRAWN, detect_folder, write_results
 from cascade_det.cli.detect_loop import detect_all, detect_journal
+from cascade_det.cli.heap import keep_memory_flat
 from cascade_det.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -48,6 +49,7 @@ def load(
     plugin_dir: Path | None = None,
 ) -> Cascade:
     """Load a model as the shared flags say."""
+    keep_memory_flat()
     from cascade_det.cascade import Cascade, named_plugins
 
     if plugin_dir is not None and not allow_plugins:
