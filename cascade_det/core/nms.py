@@ -21,7 +21,11 @@ class NmsMode(str, Enum):
 
 
 def nms(
-    boxes_xyxy: NDArray[Any], scores: NDArray[Any], threshold: float, mode: NmsMode = NmsMode.union
+    boxes_xyxy: NDArray[Any],
+    scores: NDArray[Any],
+    threshold: float,
+    mode: NmsMode = NmsMode.union,
+    limit: int | None = None,
 ) -> NDArray[np.intp]:
     """Greedy suppression: a box goes when it overlaps a kept box of higher score by more than `threshold`.
 
@@ -32,6 +36,7 @@ def nms(
         scores: ``(N,)``.
         threshold: overlap in [0, 1] above which the lower score is dropped.
         mode: `union` (IoU) or `minimum` (intersection over the smaller area; MTCNN uses it after the last stage).
+        limit: end once this many are kept: they are the first of all that would be.
 
     Returns:
         Indices of the kept boxes by falling score, ``(M,)``.
@@ -44,7 +49,9 @@ def nms(
         if len(kept):
             block = block[~(_overlap(ranked[block], ranked[kept], mode) > threshold).any(axis=1)]
         kept = np.concatenate([kept, block[_keep_in_block(ranked[block], threshold, mode)]])
-    return order[kept]
+        if limit is not None and len(kept) >= limit:
+            break
+    return order[kept[:limit]]
 
 
 def _overlap(a_xyxy: NDArray[Any], b_xyxy: NDArray[Any], mode: NmsMode) -> NDArray[Any]:

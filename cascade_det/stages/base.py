@@ -107,10 +107,17 @@ class WeightlessStage(ABC):
 
 
 def suppress(
-    detections: Detections, threshold: float | None, mode: NmsMode, on_boxes: NDArray[Any] | None = None
+    detections: Detections,
+    threshold: float | None,
+    mode: NmsMode,
+    on_boxes: NDArray[Any] | None = None,
+    limit: int | None = None,
 ) -> NDArray[np.intp]:
-    """Return the rows that survive suppression, by falling score; `on_boxes` replaces the boxes to compare."""
+    """Return the rows that survive suppression, by falling score, at most `limit` of them.
+
+    `on_boxes` replaces the boxes to compare.
+    """
     if threshold is None:
-        return np.argsort(-detections.scores, kind="stable")
+        return np.argsort(-detections.scores, kind="stable")[:limit]
     boxes = detections.boxes if on_boxes is None else on_boxes
-    return nms(boxes, detections.scores, threshold, mode)
+    return nms(boxes, detections.scores, threshold, mode, limit)

@@ -11,7 +11,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.core.imaging import Resampler
-from cascade_det.core.nms import nms
 from cascade_det.core.registry import register_stage
 from cascade_det.core.schema import PyramidSection
 from cascade_det.core.types import Detections
@@ -20,6 +19,7 @@ from cascade_det.nets.base import Net
 from cascade_det.stages.base import StageSettings, suppress
 from cascade_det.stages.network import NetworkRunner, StageNetwork, num_points_of
 
+_HITS_PER_PROPOSAL = 8  # of a level, times keep.max_per_image, are suppressed at most: all of a map would take minutes
 _PASS_PIXELS = 1 << 21  # of one forward pass: levels of equal size go together up to this, a larger one goes in tiles
 
 
@@ -114,6 +114,14 @@ class _Hits:
         raw = {name: np.concatenate([p.raw[name] for p in parts])[order] for name in parts[0].raw}
         return _Hits(rows[order], columns[order], np.concatenate([p.scores for p in parts])[order], raw)
 
+    def best(self, count: int) -> _Hits:
+        """Return the `count` hits of the highest scores, still in the order of the map."""
+        if len(self.scores) <= count:
+            return self
+        rows = np.sort(np.argsort(-self.scores, kind="stable")[:count])
+        raw = {name: value[rows] for name, value in self.raw.items()}
+        return _Hits(self.rows[rows], self.columns[rows], self.scores[rows], raw)
+
 
 @register_stage("proposer")
 class Proposer:
@@ -188,7 +196,8 @@ class Proposer:
             for index, parts in enumerate(found):
                 maps = {name: value[index] for name, value in raw.items()}
                 parts.append(self._hits(maps, tile.first, settings.score))
-        return [_Hits.joined(parts) for parts in found]
+        most = _HITS_PER_PROPOSAL * settings.max_per_image
+        return [_Hits.joined(parts).best(most) for parts in found]
 
     def _hits(self, maps: Mapping[str, NDArray[np.float32]], first: tuple[int, int], threshold: float) -> _Hits:
         """Return what lies above the threshold in the maps ``(D, h', w')`` by head of one tile."""
@@ -227,14 +236,11 @@ class Proposer:
             return self._nothing(settings)
         merged = Detections.concat([proposals for _, proposals, _ in levels])
         windows = np.concatenate([level_windows for _, _, level_windows in levels])
-        on = windows if self._nms_on == "windows" else merged.boxes
-        if settings.nms_across_levels is None:
-            keep = np.argsort(-merged.scores, kind="stable")
-        else:
-            keep = nms(on, merged.scores, settings.nms_across_levels, settings.nms_mode)
+        on = windows if self._nms_on == "windows" else None
+        keep = suppress(merged, settings.nms_across_levels, settings.nms_mode, on, settings.max_per_image)
         if self._whole_pixels:  # the first pixel's edge lies one before its number
             merged = merged.replace(boxes=merged.boxes - np.array([1, 1, 0, 0], np.float32))
-        return merged[keep[: settings.max_per_image]]
+        return merged[keep]
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         return self.runner.arrays()

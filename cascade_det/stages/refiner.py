@@ -133,8 +133,7 @@ class Refiner:
         if looks_before:
             refined = _mean_place(before[above], refined, looks_before)
         on = windows[above] + self._less if self._nms_on == "windows" else None
-        keep = suppress(refined, settings.nms, settings.nms_mode, on)
-        return refined[keep[: settings.max_per_image]]
+        return refined[suppress(refined, settings.nms, settings.nms_mode, on, settings.max_per_image)]
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         return self.runner.arrays()

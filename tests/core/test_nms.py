@@ -93,3 +93,13 @@ def test_a_long_chain_alternates() -> None:
 
 def test_all_of_equal_score_and_place_leave_the_first() -> None:
     assert nms(np.tile(np.float32([0, 0, 5, 5]), (2000, 1)), np.full(2000, 0.5), 0.5).tolist() == [0]
+
+
+@pytest.mark.parametrize("limit", [0, 1, 5, 700, 5000])
+def test_a_limit_keeps_the_first_of_all(limit: int) -> None:
+    rng = np.random.default_rng(limit)
+    low = rng.uniform(0, 300, (3000, 2))
+    boxes, scores = np.concatenate([low, low + rng.uniform(5, 20, (3000, 2))], axis=1), rng.random(3000).round(2)
+    everything = nms(boxes, scores, 0.3)
+    assert 700 < len(everything) < 5000
+    assert np.array_equal(nms(boxes, scores, 0.3, limit=limit), everything[:limit])
