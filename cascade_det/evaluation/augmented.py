@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from cascade_det.cascade import Cascade
 from cascade_det.core.imaging import mirror_crops
-from cascade_det.core.nms import nms
 from cascade_det.core.types import Detections
 from cascade_det.errors import DataError
-from cascade_det.stages.base import StageSettings
+from cascade_det.stages.base import StageSettings, suppress
 
 Pixels = NDArray[np.uint8]
 SCALES = (0.1, 10.0)  # the least and the largest factor
@@ -102,12 +101,7 @@ def merge(found: Detections, settings: StageSettings) -> Detections:
 
     Suppression, its mode and the cap are the last stage's; without a suppression all stay.
     """
-    kept = (
-        np.argsort(-found.scores, kind="stable")
-        if settings.nms is None
-        else nms(found.boxes, found.scores, settings.nms, settings.nms_mode)
-    )
-    return found[kept[: settings.max_per_image]]
+    return found[suppress(found, settings.nms, settings.nms_mode, None, settings.max_per_image)]
 
 
 def _in_view(

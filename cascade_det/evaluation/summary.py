@@ -44,8 +44,11 @@ def warnings_of(metrics: Mapping[str, Any]) -> list[str]:
 
 def _by_evaluator(metrics: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     """Return the figures at the top level under "", and those of further evaluators whose figures are known here."""
-    inner = {name: own for name, own in metrics.items() if isinstance(own, Mapping) and name != "sources"}
+    inner = {name: own for name, own in metrics.items() if isinstance(own, Mapping) and name not in _NO_EVALUATORS}
     return {"": metrics, **{name: own for name, own in inner.items() if _is_coco(own) or set(_PROTOCOLS) & set(own)}}
+
+
+_NO_EVALUATORS = ("sources", "groups", "intervals")
 
 
 def _is_coco(figures: Mapping[str, Any]) -> bool:

@@ -19,7 +19,7 @@ from cascade_det.nets.base import Net
 from cascade_det.stages.base import StageSettings, suppress
 from cascade_det.stages.network import NetworkRunner, StageNetwork, num_points_of
 
-_HITS_PER_PROPOSAL = 8  # of a level, times keep.max_per_image, are suppressed at most: all of a map would take minutes
+_MOST_HITS = 10_000  # of a level go into its suppression, the best: an untrained net's whole map would take minutes
 _PASS_PIXELS = 1 << 21  # of one forward pass: levels of equal size go together up to this, a larger one goes in tiles
 
 
@@ -196,8 +196,7 @@ class Proposer:
             for index, parts in enumerate(found):
                 maps = {name: value[index] for name, value in raw.items()}
                 parts.append(self._hits(maps, tile.first, settings.score))
-        most = _HITS_PER_PROPOSAL * settings.max_per_image
-        return [_Hits.joined(parts).best(most) for parts in found]
+        return [_Hits.joined(parts).best(_MOST_HITS) for parts in found]
 
     def _hits(self, maps: Mapping[str, NDArray[np.float32]], first: tuple[int, int], threshold: float) -> _Hits:
         """Return what lies above the threshold in the maps ``(D, h', w')`` by head of one tile."""

@@ -390,7 +390,7 @@ ONE = [(1, "0--Parade/a.jpg")]
         (lambda folder: folder / "absent", "absent: .*cannot be read"),
         (not_finite, "a.txt: a detection has a number that is not finite"),
         (written("0.9", "dets.txt"), "dets.txt holds no list of objects"),
-        (written("image\n1\n", "dets.txt"), "dets.txt: .*no JSON"),
+        (written("image\n1\n", "dets.txt"), "dets.txt is no JSON file"),
         (results_alone, "images.json: .*cannot be read"),
         (lambda folder: coco_files(folder, []), "no path of an image ends in one of the 3 names .* lists none"),
         (lambda folder: coco_files(folder, [(1, "x/z.jpg")]), "such as 0--Parade/a .such as x/z.jpg"),
