@@ -20,8 +20,8 @@ from cascade_det.data.synthetic import Synthetic
 ATTRIBUTES = ("blur", "expression", "illumination", "invalid", "occlusion", "pose")
 SPLITS = {"train": "0", "val": "1", "test": "2"}
 OVERRIDES = [
-    "stages.pnet.train={samples: 60_000, batch_size: 256}", "stages.rnet.train={samples: 6_000, batch_size: 64}",
-    "stages.onet.train={samples: 2_000, batch_size: 32}", "stages.rnet.net.params.alpha=0.5",
+    "stages.pnet.train={samples: 30_000, batch_size: 256}", "stages.rnet.train={samples: 3_000, batch_size: 64}",
+    "stages.onet.train={samples: 1_000, batch_size: 32}", "stages.rnet.net.params.alpha=0.5",
     "stages.onet.net.params.alpha=0.25", "stages.pnet.keep.max_per_image=60", "stages.rnet.keep.max_per_image=20",
     "mine.workers=1", "mine.val_images=4", "mine.min_positives=50", "mine.min_negatives=50", "train.validations=1",
     "pyramid.min_object_px=24", "train.trainer={accelerator: cpu, devices: 1}",
@@ -102,8 +102,8 @@ def write_celeba(folder: Path, drawn: dict[str, Synthetic]) -> None:
 def two_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Return a folder with both sets, which the variables name, as the current one."""
     small = {"size_hw": [120, 160], "object_px": [28, 80]}
-    write_wider(tmp_path / "wider", "train", Synthetic(images=60, seed=1, objects=[0, 3], **small))  # type: ignore[arg-type]
-    write_wider(tmp_path / "wider", "val", Synthetic(images=10, seed=2, objects=[0, 3], **small))  # type: ignore[arg-type]
+    write_wider(tmp_path / "wider", "train", Synthetic(images=40, seed=1, objects=[0, 3], **small))  # type: ignore[arg-type]
+    write_wider(tmp_path / "wider", "val", Synthetic(images=6, seed=2, objects=[0, 3], **small))  # type: ignore[arg-type]
     sizes = {"train": 2, "val": 24, "test": 4}
     write_celeba(
         tmp_path / "celeba",
@@ -118,7 +118,7 @@ def two_sets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_boxes_of_one_set_and_points_of_the_other(two_sets: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", "mtcnn_wider_celeba", *OVERRIDES]) == 0
     told = capsys.readouterr().out
-    assert "data.train.wider: 60 pictures" in told
+    assert "data.train.wider: 40 pictures" in told
     assert "data.train.celeba: 24 pictures, 24 objects" in told  # the one split that teaches
     assert main(["train", "mtcnn_wider_celeba", *OVERRIDES]) == 0
 
