@@ -281,6 +281,14 @@ def build_stage(recipe: Recipe, stage: str) -> Any:
     return registry.STAGES.build(section.kind, section.params, f"stages.{stage}", **given)
 
 
+def silent_sources(recipe: Recipe, stage: str) -> set[str]:
+    """Return the training sources that do not teach the score of a stage: they may lack objects, so nothing in their
+    pictures is background or a false positive."""
+    scores = {name for name, head in build_heads(recipe, stage).items() if head.field == "scores"}
+    teaches = {name: part.teaches for name, part in recipe.data.train.items()}
+    return {name for name, heads in teaches.items() if heads is not None and not scores & set(heads)}
+
+
 def build_resampler(recipe: Recipe, image: Pixels) -> Resampler:
     """Return a picture as all stages see it, in mining and in detection: exposure, resampling and border."""
     from cascade_det.core.imaging import Border, Resample, Resampler, lift_exposure

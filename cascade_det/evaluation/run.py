@@ -159,9 +159,7 @@ def _detect(
     errors: Failures = []
     total, seconds = len(source.pictures), 0.0
     before = iter(journal.entries if journal is not None else ())
-    for start in range(
-        0, total, _BATCH
-    ):  # the same batches in every run: what is computed together is rounded together
+    for start in range(0, total, _BATCH):  # equal batches in every run: what is computed together is rounded together
         entry = next(before, None)
         if entry is None:
             numbers = range(start, min(start + _BATCH, total))

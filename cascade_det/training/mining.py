@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from cascade_det.core import registry
 from cascade_det.core.geometry import crop_truth
 from cascade_det.core.imaging import Resampler
-from cascade_det.core.recipe import build_heads, build_resampler, build_samplers
+from cascade_det.core.recipe import build_resampler, build_samplers, silent_sources
 from cascade_det.core.schema import Recipe, window_of
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
 from cascade_det.data.augment import PictureView
@@ -102,11 +102,8 @@ class Miner:
             self.samplers = {"mistakes": FromCascade(positives_per_box=0, parts_per_box=0)}
         self.cascade = self._load_cascade() if job.model is not None else None
         self.stage_number = list(recipe.stages).index(job.stage)
-        parts = recipe.data.train if job.split == "train" else {}
-        scores = {name for name, head in build_heads(recipe, job.stage).items() if head.field == "scores"}
-        self.no_negatives = [
-            parts[name].teaches is not None and not scores & set(parts[name].teaches or ()) for name in parts
-        ] or [False] * len(self.pictures.names)
+        silent = silent_sources(recipe, job.stage) if job.split == "train" else set()
+        self.no_negatives = [name in silent for name in self.pictures.names]
 
     def _load_cascade(self) -> Cascade:
         from cascade_det.cascade import Cascade

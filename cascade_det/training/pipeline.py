@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.recipe import stage_train
+from cascade_det.core.recipe import silent_sources, stage_train
 from cascade_det.core.registry import EVALUATORS
 from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_json_atomic, write_text_atomic
@@ -295,8 +295,7 @@ class Run:
         return initial_weights(self.recipe, step.stage, self.plan.init_file(), folder, self._say)
 
     def _calibrate(self, step: Step, folder: Path) -> tuple[str, dict[str, Any]]:
-        _, held = self.plan.split
-        held = held[: self.recipe.calibrate.max_images]
+        held = self._calibrating(step.stage)
         cascade = self._cascade(step.stage, step.round_number, step.stage).to("auto")
         with self._bar(f"calibrate {step.stage}", len(held)) as tick:
             found = calibrate(cascade, self.plan.train_pictures, held, tick)
@@ -323,6 +322,13 @@ class Run:
 
     def _val_sources(self) -> dict[str, Source]:
         return dict(zip(self.plan.val_pictures.names, self.plan.val_pictures.sources, strict=True))
+
+    def _calibrating(self, stage: str) -> list[int]:
+        """Return the pictures that a stage is calibrated on: of sources that teach its score, where there are any."""
+        pictures, (_, held) = self.plan.train_pictures, self.plan.split
+        silent = silent_sources(self.recipe, stage)
+        telling = [number for number in held if pictures.names[pictures.places[number][0]] not in silent]
+        return (telling or held)[: self.recipe.calibrate.max_images]
 
     def _evaluate(self, step: Step, folder: Path) -> tuple[str, dict[str, Any]]:
         cascade = self._whole_cascade()

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 
 from cascade_det.cli.app import main
+from cascade_det.core.recipe import load_recipe, silent_sources
 from cascade_det.core.types import SampleRole
 from cascade_det.data.shards import Pool
+from cascade_det.training.pipeline import Run
 
 SHORT = ["stages.pnet.train.samples=30_000", "stages.rnet.train.samples=6_000", "mine.val_images=2"]
 
@@ -68,3 +70,18 @@ def test_damaged_shards_are_found_and_mined_again(tiny_copy: Any, capsys: pytest
     assert {path: path.read_bytes() for path in (pnet / "mine").rglob("*.np*")} == before
     assert "rnet fit: done before" in err
     assert tiny_copy.model.read_bytes() == model
+
+
+@pytest.mark.parametrize(
+    ("teaches", "stage", "silent"),
+    [("null", "onet", False), ("[score]", "onet", False), ("[box, points]", "pnet", True), ("[points]", "onet", True)],
+)
+def test_pictures_that_may_lack_objects_calibrate_nothing(
+    teaches: str, stage: str, silent: bool, tmp_path: Path
+) -> None:
+    """Where a source does not teach the score, its unmarked objects would count as false positives."""
+    marked = "{kind: synthetic, params: {images: 5, seed: 9}, teaches: " + teaches + "}"
+    overrides = (f"data.train.extra={marked}", "data.train.drawn.params.images=20", f"run_dir={tmp_path}")
+    recipe = load_recipe("quickstart", *overrides)
+    assert silent_sources(recipe, stage) == ({"extra"} if silent else set())
+    assert Run(recipe)._calibrating(stage) == list(range(20 if silent else 25))
