@@ -72,7 +72,9 @@ CASES: dict[str, tuple[dict[str, Any], list[str], list[str], list[str]]] = {
     ),
     "no object, detections": ({"objects": False}, ["--score", "0"], ["holds no object", "Correct: 0", "Missed: 0"], []),
     "detections without points": (
-        {}, ["--score", "0", "--upto", "pnet"], ["Precision over recall", "Correct: "], ["Error of points", "rnet 0."]
+        {}, ["--score", "0", "--upto", "pnet"],
+        ["Precision over recall", "pnet 0.000 – "],
+        ["Error of points", "rnet 0."],
     ),
     "truth without points": (
         {"points": False}, ["--score", "0"], ["Precision over recall", "ROC", "Miss rate"], ["Error of points"]
