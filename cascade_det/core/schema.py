@@ -212,7 +212,9 @@ class JitterSection:
     grey: float = key("share of crops without colour", "fit", 0.0)
     blur: float = key("share of crops smoothed by a 3x3 binomial filter", "fit", 0.0)
     cover: float = key("share of crops with a rectangle of another crop pasted over", "fit", 0.0)
-    dark: float = key("share of crops at a tenth to six tenths of their light, with the noise of a sensor", "fit", 0.0)
+    dark: float = key(
+        "share of crops at a tenth to six tenths of their light, with the noise of a sensor", "fit", 0.0, later=True
+    )
 
 
 @dataclass

@@ -29,7 +29,7 @@ from cascade_det.training.plan import WEIGHTS, Plan, Step
 ALL = ["pnet mine", "pnet fit", "pnet calibrate", "rnet mine", "rnet fit", "rnet calibrate", "evaluate"]
 FULL: dict[str, Any] = {
     "object": {"points": ["a", "b"], "flip_points": [1, 0], "align_template": [[0, 0], [1, 0]]},
-    "image": {"max_pixels": 1000, "inclusive_boxes": True},
+    "image": {"max_pixels": 1000, "inclusive_boxes": True, "lift_to": 100},
     "stages": {
         name: {
             "kind": "proposer",
@@ -47,6 +47,7 @@ FULL: dict[str, Any] = {
     "data": {
         "train": {"drawn": {"kind": "synthetic", "params": {"images": 3}, "teaches": ["score"]}},
         "val": {"drawn": {"kind": "synthetic", "params": {"images": 2}}},
+        "jitter": {"dark": 0.1},
         "views": {"small": {"object_px": [12, 24], "transform": {"kind": "Rotate", "params": {"limit": 5}}}},
     },
     "train": {
@@ -142,6 +143,7 @@ class TestKeys:
         assert not [key for key in keys_of_step(recipe_from_dict({}, Path()), "fit", None) if "trainer" in key]
         assert keys_of_step(full(), "mine", "first")["image.max_pixels"] == 1000
         assert set(keys_of_step(full(), "mine", "first")) - set(keys_of_step(default, "mine", "first")) == {
+            "image.lift_to",
             "image.max_pixels",
             "stages.first.rho",
         }
