@@ -328,7 +328,8 @@ class TestTrain:
 
         for name in ("_mine", "_fit", "_calibrate", "_evaluate"):
             monkeypatch.setattr(Run, name, work)
-        monkeypatch.setattr(Run, "_mend_pools", lambda *_: None)  # the work that is replaced leaves no shards
+        for name in ("_mend_pools", "_report"):  # the work that is replaced leaves no shards and no model
+            monkeypatch.setattr(Run, name, lambda *_: None)
         return done
 
     def train(self, tiny_copy: Any, *overrides: str, **arguments: str) -> list[str]:
