@@ -7,6 +7,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cascade_det.core import registry
 from cascade_det.core.checks import check_values
 from cascade_det.core.schema import Recipe, SourcePart, StageTrain, window_of
@@ -273,12 +276,18 @@ def build_stage(recipe: Recipe, stage: str) -> Any:
     section = recipe.stages[stage]
     window_hw = window_of(section)
     given: dict[str, Any] = {"name": stage, "window_hw": window_hw, "heads": build_heads(recipe, stage), "net": None}
-    given["flip_points"] = recipe.object.flip_points or ()
+    given["flip_points"] = flip_points_of(recipe).tolist()
     if section.heads:
         given["net"] = registry.NETS.build(
             section.net.kind, section.net.params, f"stages.{stage}.net", window_hw=window_hw
         )
     return registry.STAGES.build(section.kind, section.params, f"stages.{stage}", **given)
+
+
+def flip_points_of(recipe: Recipe) -> NDArray[np.intp]:
+    """Return ``(K,)``: which point each becomes in a mirror."""
+    flip = recipe.object.flip_points
+    return np.array(flip if flip is not None else range(len(recipe.object.points)), np.intp)
 
 
 def silent_sources(recipe: Recipe, stage: str) -> set[str]:

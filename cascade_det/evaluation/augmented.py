@@ -9,13 +9,14 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.imaging import mirror_crops
+from cascade_det.core.geometry import mirror_detections
+from cascade_det.core.imaging import Resample, Resampler, mirror_crops
+from cascade_det.core.recipe import flip_points_of
 from cascade_det.core.types import Detections
 from cascade_det.errors import DataError
 from cascade_det.stages.base import StageSettings, suppress
@@ -120,8 +121,8 @@ def _in_view(
 def see(cascade: Cascade, image: Pixels, view: View) -> Pixels:
     """Return a picture ``(H, W, 3)`` as the view shows it, resampled as the recipe says; itself in the plain view."""
     if view.scale != 1:
-        level_hw = scaled_hw(image.shape[:2], view.scale)
-        image = np.clip(np.rint(cascade.resampler(image).level(level_hw)), 0, 255).astype(np.uint8)
+        resampler = Resampler(image, Resample(cascade.recipe.image.resample))  # as it is: the stages lift what is dark
+        image = np.clip(np.rint(resampler.level(scaled_hw(image.shape[:2], view.scale))), 0, 255).astype(np.uint8)
     return mirror_crops(image[None])[0] if view.mirrored else image
 
 
@@ -149,26 +150,9 @@ def seen_back(cascade: Cascade, found: Detections, image_hw: tuple[int, ...], vi
     """
     level_hw = scaled_hw(image_hw, view.scale) if view.scale != 1 else image_hw
     if view.mirrored:
-        found = mirrored(found, level_hw[1], cascade.recipe.object.flip_points)
+        found = mirror_detections(found, level_hw[1], flip_points_of(cascade.recipe))
     if view.scale == 1:
         return found
     factor_xy = np.array([image_hw[1] / level_hw[1], image_hw[0] / level_hw[0]], np.float32)
     points = None if found.points is None else found.points * factor_xy
     return found.replace(boxes=found.boxes * np.tile(factor_xy, 2), points=points)
-
-
-def mirrored(found: Detections, width: int, flip_points: Sequence[int] | None) -> Detections:
-    """Return detections in a picture of this width in pixels as its mirror image would hold them.
-
-    Args:
-        found: boxes and points in edge coordinates.
-        width: of the picture.
-        flip_points: which point each becomes; None: itself.
-    """
-    flipped = np.float32(width) - found.boxes[:, [2, 1, 0, 3]]
-    boxes: NDArray[Any] = np.where([True, False, True, False], flipped, found.boxes)
-    points = found.points
-    if points is not None:
-        points = points if flip_points is None else points[:, list(flip_points)]
-        points = np.stack([np.float32(width) - points[..., 0], points[..., 1]], axis=-1)
-    return found.replace(boxes=boxes, points=points)

@@ -80,7 +80,7 @@ def figure_rows(sources: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
     """Return name and value of each figure, a column a source: the main ones, counts, then what else there is."""
     columns = list(sources.values())
     rows = [
-        (name, [shown(value_at(column, path), percent=path in _PERCENT) for column in columns])
+        (name, [_with_interval(column, path) for column in columns])
         for path, name in MAIN_FIGURES.items()
         if any(value_at(column, path) is not None for column in columns)
     ]
@@ -91,6 +91,12 @@ def figure_rows(sources: Mapping[str, Mapping[str, Any]]) -> list[tuple[str, lis
         if any(values) or key == "images":
             rows.append((name, [shown(value) for value in values]))
     return rows + _further(columns)
+
+
+def _with_interval(column: Mapping[str, Any], path: tuple[str, ...]) -> str:
+    ends = value_at(column, ("intervals", *path))
+    interval = f" [{shown(ends[0])}, {shown(ends[1])}]" if ends else ""
+    return shown(value_at(column, path), percent=path in _PERCENT) + interval
 
 
 def _measured(column: Mapping[str, Any]) -> str:

@@ -196,7 +196,8 @@ class Proposer:
             for index, parts in enumerate(found):
                 maps = {name: value[index] for name, value in raw.items()}
                 parts.append(self._hits(maps, tile.first, settings.score))
-        return [_Hits.joined(parts).best(_MOST_HITS) for parts in found]
+        most = max(_MOST_HITS, settings.max_per_image)
+        return [_Hits.joined(parts).best(most) for parts in found]
 
     def _hits(self, maps: Mapping[str, NDArray[np.float32]], first: tuple[int, int], threshold: float) -> _Hits:
         """Return what lies above the threshold in the maps ``(D, h', w')`` by head of one tile."""

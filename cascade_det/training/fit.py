@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any
 
 from cascade_det.core import registry
-from cascade_det.core.recipe import build_heads, build_stage, recipe_from_dict, recipe_to_dict, stage_train
+from cascade_det.core.recipe import (
+    build_heads,
+    build_stage,
+    flip_points_of,
+    recipe_from_dict,
+    recipe_to_dict,
+    stage_train,
+)
 from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_bytes_atomic, write_json_atomic
 from cascade_det.errors import CascadeError, RecipeError, RunError
@@ -142,7 +149,6 @@ def _datasets(recipe: Recipe, job: dict[str, Any], values: Any) -> tuple[Callabl
     from cascade_det.data.batch_plan import BatchPlan
     from cascade_det.data.loader import Batches
     from cascade_det.data.shards import Pool
-    from cascade_det.training.mining import flip_points_of
 
     stage = job["stage"]
     heads, flip = build_heads(recipe, stage), flip_points_of(recipe)

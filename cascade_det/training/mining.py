@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from cascade_det.core import registry
 from cascade_det.core.geometry import crop_truth
 from cascade_det.core.imaging import Resampler
-from cascade_det.core.recipe import build_resampler, build_samplers, silent_sources
+from cascade_det.core.recipe import build_resampler, build_samplers, flip_points_of, silent_sources
 from cascade_det.core.schema import Recipe, window_of
 from cascade_det.core.types import Annotations, CropPlan, Detections, SampleRole
 from cascade_det.data.augment import PictureView
@@ -73,12 +73,6 @@ class MiningJob:
     def shard_count(self) -> int:
         """How many shards the job has."""
         return -(-len(self.numbers) // self.recipe.mine.shard_images)
-
-
-def flip_points_of(recipe: Recipe) -> NDArray[np.intp]:
-    """Return ``(K,)``: which point each becomes in a mirror."""
-    flip = recipe.object.flip_points
-    return np.array(flip if flip is not None else range(len(recipe.object.points)), np.intp)
 
 
 def build_views(recipe: Recipe) -> list[PictureView]:

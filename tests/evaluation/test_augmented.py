@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,12 +11,13 @@ import pytest
 import torch
 
 from cascade_det.cascade import Cascade
+from cascade_det.core.geometry import mirror_detections
 from cascade_det.core.nms import NmsMode
 from cascade_det.core.recipe import recipe_from_dict
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.sources import Picture, Source
 from cascade_det.errors import DataError
-from cascade_det.evaluation.augmented import PLAIN, Augmentation, View, detect_stages, merge, mirrored, refuse_large
+from cascade_det.evaluation.augmented import PLAIN, Augmentation, View, detect_stages, merge, refuse_large, see
 from cascade_det.evaluation.run import evaluate_source
 
 FLIP = [1, 0, 2]
@@ -111,7 +113,7 @@ def test_the_flip_of_a_mirrored_picture_is_the_mirrored_result(cascade: Cascade,
     for image, found, expected in zip(
         pictures(), final(cascade, turned, augmentation), final(cascade, pictures(), augmentation), strict=True
     ):
-        assert_alike(mirrored(found, image.shape[1], FLIP), expected)
+        assert_alike(mirror_detections(found, image.shape[1], np.array(FLIP)), expected)
 
 
 def test_a_mirrored_view_alone_mirrors(cascade: Cascade, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +122,7 @@ def test_a_mirrored_view_alone_mirrors(cascade: Cascade, monkeypatch: pytest.Mon
     alone = final(cascade, pictures(), PLAIN)
     monkeypatch.setattr(Augmentation, "views", [View()])
     for image, found, expected in zip(pictures(), alone, final(cascade, turned, PLAIN), strict=True):
-        assert_alike(found, mirrored(expected, image.shape[1], FLIP), exact=True)
+        assert_alike(found, mirror_detections(expected, image.shape[1], np.array(FLIP)), exact=True)
 
 
 def test_a_scale_alone_is_the_resized_picture_s_result_in_the_picture_s_frame(cascade: Cascade) -> None:
@@ -134,6 +136,15 @@ def test_a_scale_alone_is_the_resized_picture_s_result_in_the_picture_s_frame(ca
     factor_xy = np.float32([64 / 49, 50 / 38])
     boxes, points = expected.boxes * np.tile(factor_xy, 2), expected.points * factor_xy
     assert_alike(found, expected.replace(boxes=boxes, points=points))
+
+
+def test_a_dark_picture_is_lifted_once_whatever_its_scale(cascade: Cascade) -> None:
+    recipe = recipe_from_dict({**RECIPE, "image": {"lift_to": 150}}, Path())
+    lifting = Cascade.build(recipe, cascade.thresholds)
+    image = np.full((40, 60, 3), 10, np.uint8)
+    for scale in (0.5, 1.0, 2.0):
+        shown = lifting.resampler(see(lifting, image, View(scale)))
+        assert shown.level(shown.image_hw).max() == 80, "eight times at most"
 
 
 def test_all_views_are_merged_and_counted(cascade: Cascade) -> None:

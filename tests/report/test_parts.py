@@ -119,6 +119,14 @@ def test_how_figures_are_shown(value: Any, text: str) -> None:
     assert shown(value) == text
 
 
+def test_intervals_stand_beside_their_figures() -> None:
+    intervals = {"AP50": [0.4, 0.61], "recall_at_fppi": {"0.1": [-1, -1]}}
+    rows = dict(figure_rows({"a": {"AP50": 0.5, "AP": 0.2, "recall_at_fppi": {"0.1": -1}, "intervals": intervals}}))
+    assert rows["AP50"] == ["0.500 [0.400, 0.610]"]
+    assert rows["AP"] == ["0.200"]
+    assert rows["Recall at 0.1 FPPI"] == ["– [–, –]"]
+
+
 def test_figures_of_other_evaluators_are_told_too() -> None:
     rows = dict(figure_rows({"a": {"flags": {"mask": {"recall": 0.5}}, "coco12": {"AP": 1.0}, "funnel": []}}))
     assert rows == {"Pictures": ["–"], "flags mask recall": ["0.500"]}

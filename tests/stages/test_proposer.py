@@ -425,6 +425,17 @@ class TestSuppression:
         (found,) = bright()([picture(*self.IMAGE[:1], self.IMAGE[1])], None, settings(**changes))
         assert found.boxes[:, 0].tolist() == left_edges  # equal scores keep the order of the map
 
+    def test_a_level_of_very_many_hits_has_its_best_suppressed(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The best by score, never fewer than may pass on."""
+        case, wide = (random_pictures(), None), settings(score=0, max_per_image=20, max_object_px=12)  # one level
+        (first, *_) = trained_like()(*case, wide)
+        for most in (20, 3):
+            monkeypatch.setattr("cascade_det.stages.proposer._MOST_HITS", most)
+            (found, *_) = trained_like()(*case, wide)
+            assert np.array_equal(found.scores, first.scores)
+        (fewer, *_) = trained_like()(*case, dataclasses.replace(wide, nms=0.01))
+        assert 0 < len(fewer) < 20, "the twenty best were left to suppress each other"
+
     def test_per_level_suppression_leaves_other_levels_alone(self) -> None:
         image = picture((48, 48), (0, 0, 24, 24))  # its windows: many of 12 px, one of 24 px
         (found,) = bright()([image], None, settings(nms=0.01))
