@@ -46,11 +46,12 @@ def scaled_channels(alpha: float) -> Callable[[int], int]:
 
 
 def conv_block(
-    in_channels: int, out_channels: int, kernel: int | tuple[int, int], activation: Activation
+    in_channels: int, out_channels: int, kernel: int | tuple[int, int], activation: Activation, batch_norm: bool = False
 ) -> list[nn.Module]:
-    """Return a valid convolution and its activation."""
+    """Return a valid convolution, the normalisation that is asked for and the activation."""
     non_linearity = nn.PReLU(out_channels) if activation == Activation.prelu else nn.ReLU(inplace=True)
-    return [nn.Conv2d(in_channels, out_channels, kernel), non_linearity]
+    norm = [nn.BatchNorm2d(out_channels)] if batch_norm else []
+    return [nn.Conv2d(in_channels, out_channels, kernel, bias=not batch_norm), *norm, non_linearity]
 
 
 def initialise(module: nn.Module) -> None:

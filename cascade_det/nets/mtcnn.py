@@ -34,6 +34,7 @@ class _Trunk(Net):
         alpha: float,
         activation: str,
         pool_first: bool,
+        batch_norm: bool,
         ceil_pooling: bool,
         dense: bool,
     ) -> None:
@@ -41,13 +42,14 @@ class _Trunk(Net):
         width = scaled_channels(alpha)
         kind = Activation(activation)
         blocks: list[nn.Module] = []
+        behind_pool = 1 + batch_norm if pool_first else 0
         channels, (height, breadth), stride = 3, window_hw, 1
         for op, kernel, value in layers:
             if op == "conv":
-                blocks += conv_block(channels, width(value), kernel, kind)
+                blocks += conv_block(channels, width(value), kernel, kind, batch_norm)
                 channels, height, breadth = width(value), height - kernel + 1, breadth - kernel + 1
             else:
-                blocks.insert(len(blocks) - pool_first, nn.MaxPool2d(kernel, value, ceil_mode=ceil_pooling))
+                blocks.insert(len(blocks) - behind_pool, nn.MaxPool2d(kernel, value, ceil_mode=ceil_pooling))
                 if not ceil_pooling and ((height - kernel) % value or (breadth - kernel) % value):
                     raise ValueError(
                         f"window_hw={tuple(window_hw)}: a pool would cut off its last row or column, so that the dense "
@@ -59,7 +61,7 @@ class _Trunk(Net):
                 stride *= value
         if min(height, breadth) < 1:
             raise ValueError(f"window_hw={tuple(window_hw)} is too small for this net; choose a larger window")
-        blocks += conv_block(channels, width(last_channels), (height, breadth), kind)
+        blocks += conv_block(channels, width(last_channels), (height, breadth), kind, batch_norm)
         self.layers = nn.Sequential(*blocks)
         self.out_channels = width(last_channels)
         self.stride = stride if dense else None
@@ -77,6 +79,7 @@ def mtcnn_pnet(
     alpha: float = 1.0,
     activation: str = "prelu",
     pool_first: bool = True,
+    batch_norm: bool = False,
     ceil_pooling: bool = False,
 ) -> Net:
     """P-Net: conv3 10, maxpool 2/2, conv3 16, conv3 32 (map 12-10-5-3-1); runs densely with stride 2.
@@ -86,15 +89,21 @@ def mtcnn_pnet(
         alpha: width multiplier of all channels.
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
+        batch_norm: normalise each layer over the batch before its activation, which the paper does not (Ioffe and
+            Szegedy 2015).
         ceil_pooling: let the pool round up, as the published weights were made with: on a level of odd size the map
             has one more row or column, whose windows reach beyond the picture.
     """
-    return _Trunk(_P_LAYERS, 32, window_hw, alpha, activation, pool_first, ceil_pooling, dense=True)
+    return _Trunk(_P_LAYERS, 32, window_hw, alpha, activation, pool_first, batch_norm, ceil_pooling, dense=True)
 
 
 @register_net("mtcnn_rnet")
 def mtcnn_rnet(
-    window_hw: tuple[int, int], alpha: float = 1.0, activation: str = "prelu", pool_first: bool = True
+    window_hw: tuple[int, int],
+    alpha: float = 1.0,
+    activation: str = "prelu",
+    pool_first: bool = True,
+    batch_norm: bool = False,
 ) -> Net:
     """R-Net: conv3 28, pool 3/2, conv3 48, pool 3/2, conv2 64, dense 128 (map 24-22-11-9-4-3-1).
 
@@ -103,13 +112,19 @@ def mtcnn_rnet(
         alpha: width multiplier of all channels.
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
+        batch_norm: normalise each layer over the batch before its activation, which the paper does not (Ioffe and
+            Szegedy 2015).
     """
-    return _Trunk(_R_LAYERS, 128, window_hw, alpha, activation, pool_first, ceil_pooling=True, dense=False)
+    return _Trunk(_R_LAYERS, 128, window_hw, alpha, activation, pool_first, batch_norm, ceil_pooling=True, dense=False)
 
 
 @register_net("mtcnn_onet")
 def mtcnn_onet(
-    window_hw: tuple[int, int], alpha: float = 1.0, activation: str = "prelu", pool_first: bool = True
+    window_hw: tuple[int, int],
+    alpha: float = 1.0,
+    activation: str = "prelu",
+    pool_first: bool = True,
+    batch_norm: bool = False,
 ) -> Net:
     """O-Net: conv3 32, pool 3/2, conv3 64, pool 3/2, conv3 64, pool 2/2, conv2 128, dense 256 (48-...-3-1).
 
@@ -118,5 +133,7 @@ def mtcnn_onet(
         alpha: width multiplier of all channels.
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
+        batch_norm: normalise each layer over the batch before its activation, which the paper does not (Ioffe and
+            Szegedy 2015).
     """
-    return _Trunk(_O_LAYERS, 256, window_hw, alpha, activation, pool_first, ceil_pooling=True, dense=False)
+    return _Trunk(_O_LAYERS, 256, window_hw, alpha, activation, pool_first, batch_norm, ceil_pooling=True, dense=False)

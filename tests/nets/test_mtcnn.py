@@ -48,7 +48,9 @@ def test_parameter_counts_of_the_paper(kind: str) -> None:
 
 @every_net
 @pytest.mark.parametrize("scale", [(1, 1), (2, 1), (1, 2)])
-@pytest.mark.parametrize("params", [{}, {"alpha": 0.5, "activation": "relu"}, {"alpha": 0.01, "pool_first": False}])
+@pytest.mark.parametrize(
+    "params", [{}, {"alpha": 0.5, "activation": "relu", "batch_norm": True}, {"alpha": 0.01, "pool_first": False}]
+)
 @torch.no_grad()
 def test_the_window_gives_one_position(kind: str, scale: tuple[int, int], params: dict[str, Any]) -> None:
     window = (WINDOWS[kind][0] * scale[0], WINDOWS[kind][1] * scale[1])
@@ -83,7 +85,9 @@ def test_only_the_proposers_net_runs_densely() -> None:
 
 
 @pytest.mark.parametrize("window", [(12, 12), (24, 12), (14, 16)])
-@pytest.mark.parametrize("params", [{}, {"alpha": 0.5, "activation": "relu", "pool_first": False}])
+@pytest.mark.parametrize(
+    "params", [{}, {"alpha": 0.5, "activation": "relu", "pool_first": False}, {"batch_norm": True}]
+)
 @torch.no_grad()
 def test_dense_equals_crop(window: tuple[int, int], params: dict[str, Any]) -> None:
     net = net_of("mtcnn_pnet", window, **params)
@@ -125,6 +129,19 @@ def test_alpha_scales_every_width(kind: str, alpha: float) -> None:
             assert isinstance(other, torch.nn.Conv2d)
             assert other.kernel_size == one.kernel_size
             assert other.out_channels == max(4, round(one.out_channels * alpha))
+
+
+@every_net
+@pytest.mark.parametrize("pool_first", [True, False])
+def test_batch_norm_stands_right_before_each_activation(kind: str, pool_first: bool) -> None:
+    net = net_of(kind, batch_norm=True, pool_first=pool_first)
+    layers = [type(layer).__name__ for layer in net.modules()]
+    behind = [layers[row + 1] for row, name in enumerate(layers) if name == "BatchNorm2d"]
+    assert behind == ["PReLU"] * layers.count("Conv2d")
+    net.train()
+    features = net(pictures(64, *WINDOWS[kind]) + 3)  # far from zero, as no layer's output stays
+    negative = torch.where(features < 0, features / 0.25, features)  # undo the activation
+    assert negative.mean(dim=0).abs().max() < 1e-3
 
 
 def test_a_trunk_keeps_four_channels() -> None:
