@@ -137,6 +137,10 @@ def _check_stage(key: str, stage: StageSection, first: bool) -> None:
         raise RecipeError(f"{key}.window_hw={window}: must be [height, width] with sides of at least 4 pixels.")
     if min(window_of(stage)) < 4:
         raise RecipeError(f"{key}.rho={stage.rho}: leaves under 4 pixels of a side of window_hw={window}; raise it.")
+    if not 1 <= stage.context <= 4:
+        raise RecipeError(
+            f"{key}.context={stage.context}: must lie in [1, 4]; 1 shows the window and nothing around it."
+        )
     score = stage.keep.score
     number = isinstance(score, (int, float)) and not isinstance(score, bool)
     if score != "auto" and not (number and 0 <= score <= 1):

@@ -67,6 +67,19 @@ def fit_to_aspect(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> Boxes:
     )
 
 
+def widen(boxes_xyxy: Boxes, factor: float) -> Boxes:
+    """Return boxes of `factor` times the sides with the same centres.
+
+    >>> widen(np.array([[0., 0., 10., 20.]]), 1.5)
+    array([[-2.5, -5. , 12.5, 25. ]])
+    """
+    if factor == 1:
+        return boxes_xyxy
+    centre = (boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2
+    half = (boxes_xyxy[:, 2:] - boxes_xyxy[:, :2]) * (factor / 2)
+    return np.concatenate([centre - half, centre + half], axis=1)
+
+
 def aspect_reach(boxes_xyxy: Boxes, window_hw: tuple[int, int]) -> NDArray[Any]:
     """Return the best IoU, ``(N,)``, that a box of the window's aspect can reach on each object.
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 _GIVEN_TO_STAGES: dict[str, Any] = {  # by build_stage
-    "name": "", "window_hw": (), "net": None, "heads": {}, "flip_points": (),
+    "name": "", "window_hw": (), "net": None, "heads": {}, "flip_points": (), "context": 1.0,
 }  # fmt: skip
 _NO_PATHS = ("category", "level", "others", "split")  # of a source: a folder of such a name means nothing
 _GIVEN_TO_NETS: dict[str, Any] = {"window_hw": ()}
@@ -219,6 +219,10 @@ def validate(recipe: Recipe) -> None:
     for name, stage in recipe.stages.items():
         key = f"stages.{name}"
         registry.STAGES.check_params(stage.kind, stage.params, key, _GIVEN_TO_STAGES)
+        if stage.context != 1 and "context" not in registry.STAGES.parameters(stage.kind):
+            raise RecipeError(
+                f"{key}.context={stage.context}: a {stage.kind} sees its windows as they are; leave the key out."
+            )
         if stage.heads:
             registry.NETS.check_params(stage.net.kind, stage.net.params, f"{key}.net", _GIVEN_TO_NETS)
             fields = [head.field for head in build_heads(recipe, name).values()]
@@ -276,7 +280,7 @@ def build_stage(recipe: Recipe, stage: str) -> Any:
     section = recipe.stages[stage]
     window_hw = window_of(section)
     given: dict[str, Any] = {"name": stage, "window_hw": window_hw, "heads": build_heads(recipe, stage), "net": None}
-    given["flip_points"] = flip_points_of(recipe).tolist()
+    given |= {"flip_points": flip_points_of(recipe).tolist(), "context": section.context}
     if section.heads:
         given["net"] = registry.NETS.build(
             section.net.kind, section.net.params, f"stages.{stage}.net", window_hw=window_hw

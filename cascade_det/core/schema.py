@@ -123,6 +123,12 @@ class StageSection:
     rho: float = key(
         "resolution multiplier in (0, 1]: the window is window_hw times rho, in whole pixels", "mine", 1.0, later=True
     )
+    context: float = key(
+        "side of what a stage's crops show, as a multiple of their windows' side: above 1 it sees what is around",
+        "mine",
+        1.0,
+        later=True,
+    )
     net: Part = key("the trunk; a stage without heads has none", "fit", factory=lambda: Part(""))
     heads: dict[str, HeadPart] = key("heads by name", "fit", factory=dict)
     keep: Keep = key("what the stage lets through", "calibrate", factory=Keep)

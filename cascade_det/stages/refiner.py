@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.geometry import fit_to_aspect, mirror_detections
+from cascade_det.core.geometry import fit_to_aspect, mirror_detections, widen
 from cascade_det.core.imaging import Resampler, mirror_crops
 from cascade_det.core.registry import register_stage
 from cascade_det.core.types import Detections
@@ -26,6 +26,8 @@ class Refiner:
 
     Args:
         name, window_hw, net, heads, flip_points: given by the framework.
+        context: side of the crops as a multiple of their windows'; given by the framework. Boxes and points are still
+            told relative to the window.
         nms_on: suppress by the regressed "boxes", or by the "windows" that were cropped.
         whole_pixels: take windows as one pixel less wide and high when they suppress each other, as ports of MTCNN do;
             for comparison with them.
@@ -49,6 +51,7 @@ class Refiner:
         looks: int = 1,
         mirror_looks: bool = False,
         flip_points: Sequence[int] = (),
+        context: float = 1.0,
     ) -> None:
         if net is None:
             raise ValueError("a refiner needs a net and heads")
@@ -62,6 +65,7 @@ class Refiner:
         self.runner = NetworkRunner(StageNetwork(net, heads), heads)
         self._nms_on = nms_on
         self._less = np.array([1, 1, 0, 0], np.float32) * whole_pixels
+        self._context = context
         self._looks = looks
         self._mirror_looks = mirror_looks
         self._flip_points = np.array(flip_points or range(self.num_points or 0), np.intp)
@@ -101,7 +105,7 @@ class Refiner:
         pool: list[NDArray[Any]] = []
         for image, rows in zip(images, windows, strict=True):
             for start in range(0, len(rows), limit):
-                crops = image.crops(rows[start : start + limit], self.window_hw)
+                crops = image.crops(widen(rows[start : start + limit], self._context), self.window_hw)
                 pool.append(mirror_crops(crops) if mirrored else crops)
                 if sum(map(len, pool)) >= limit:
                     parts.append(self._run(np.concatenate(pool), settings))

@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.core import registry
-from cascade_det.core.geometry import crop_truth
+from cascade_det.core.geometry import crop_truth, widen
 from cascade_det.core.imaging import Resampler
 from cascade_det.core.recipe import build_resampler, build_samplers, flip_points_of, silent_sources
 from cascade_det.core.schema import Recipe, window_of
@@ -89,6 +89,7 @@ class Miner:
         self.job = job
         self.pictures = PictureSet.of(recipe, job.split)
         self.window_hw = window_of(recipe.stages[job.stage])
+        self.context = recipe.stages[job.stage].context
         self.flip_points = flip_points_of(recipe)
         self.views = build_views(recipe) if job.split == "train" else []
         self.samplers: Mapping[str, Sampler] = build_samplers(recipe, job.stage)
@@ -174,7 +175,7 @@ class Miner:
     def _cut(self, resampler: Resampler, plan: CropPlan, truth: Annotations, place: tuple[int, int, int]) -> Crops:
         number, view_number, source = place
         return Crops(
-            resampler.cut(plan, self.window_hw),
+            resampler.cut(dataclasses.replace(plan, boxes=widen(plan.boxes, self.context)), self.window_hw),
             crop_truth(plan, truth, self.flip_points),
             np.full(len(plan), number, np.int32),
             np.full(len(plan), view_number, np.int16),

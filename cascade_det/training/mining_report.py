@@ -10,7 +10,7 @@ import numpy as np
 
 from cascade_det.core.imaging import write_image
 from cascade_det.core.schema import Recipe
-from cascade_det.core.types import SampleRole
+from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.data.batch_plan import DEFAULT_MIX
 from cascade_det.data.shards import Pool, read_manifest
 from cascade_det.errors import MiningError
@@ -49,17 +49,25 @@ def mining_report(shards: Sequence[Path], mix: Mapping[str, float] | str | None,
 
 
 def write_sheet(
-    path: Path, shards: Sequence[Path], stage: str, seed: int, *, rows: int = _SHEET_ROWS, origin: str = ""
+    path: Path, shards: Sequence[Path], recipe: Recipe, stage: str, *, rows: int = _SHEET_ROWS, origin: str = ""
 ) -> None:
     """Write a contact sheet of at most `rows` random windows of each role, with their truth drawn."""
     pool = Pool(shards)
-    rng = np.random.default_rng([seed, 4])
+    rng = np.random.default_rng([recipe.seed, 4])
     chosen = {}
     for name in ROLE_ORDER if len(pool) else ():
         every = np.flatnonzero(pool.role == SampleRole[name])
         shown = np.sort(rng.permutation(every)[:rows])
-        chosen[f"{name}, {len(every):,} in all, shown"] = (pool.pixels(shown), pool.truth(shown))
+        chosen[f"{name}, {len(every):,} in all, shown"] = (
+            pool.pixels(shown),
+            _in_crop(pool.truth(shown), recipe.stages[stage].context),
+        )
     write_image(path, window_sheet(chosen, heading=f"windows mined for {stage}" + (f" ({origin})" if origin else "")))
+
+
+def _in_crop(truth: CropTruth, context: float) -> CropTruth:
+    """Return truth told relative to windows as shares of their crops, which are `context` times as wide and high."""
+    return truth.replace(box=(truth.box - 0.5) / context + 0.5, points=(truth.points - 0.5) / context + 0.5)
 
 
 def lines(stage: str, report: Mapping[str, Any]) -> list[str]:

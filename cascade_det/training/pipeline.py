@@ -252,7 +252,7 @@ class Run:
                 val = mine(self._job(step, "val", chosen, model), folder / "val", tick, self._say)
         report = mining_report.mining_report(shards, values.batch_mix, values.samples or 0)
         write_json_atomic(folder / "report.json", report, indent=1)
-        mining_report.write_sheet(folder / "mined.png", shards, step.stage, self.recipe.seed)
+        mining_report.write_sheet(folder / "mined.png", shards, self.recipe, step.stage)
         for line in mining_report.lines(step.stage, report):
             self._say(line)
         if step.round_number == 1:

@@ -51,7 +51,7 @@ def write_windows(recipe: Recipe, stage: str, path: Path, count: int) -> str:
     shards = _mined(recipe, stage)
     if shards:
         origin = f"from {Path(recipe.run_dir) / stage}, {len(shards):,} shards"
-        write_sheet(path, shards, stage, recipe.seed, rows=count, origin=origin)
+        write_sheet(path, shards, recipe, stage, rows=count, origin=origin)
         return origin
     pictures = PictureSet.of(recipe, "train")
     chosen = np.unique(np.linspace(0, max(len(pictures) - 1, 0), min(_FRESH_PICTURES, len(pictures))).astype(int))
@@ -62,7 +62,7 @@ def write_windows(recipe: Recipe, stage: str, path: Path, count: int) -> str:
         fresh = [shard_folder(Path(folder), shard) for shard in range(job.shard_count)]
         for shard, place in enumerate(fresh):
             miner.mine_shard(shard, place)
-        write_sheet(path, fresh, stage, recipe.seed, rows=count, origin=origin)
+        write_sheet(path, fresh, recipe, stage, rows=count, origin=origin)
     return origin
 
 

@@ -113,7 +113,10 @@ def test_a_recipe_is_plain_values_with_defaults(path: Path) -> None:
             "image.maen=1",
             r"key 'image\.maen'.*did you mean 'mean'\? Choices: clip_boxes, inclusive_boxes, lift_to, max_pixels, mean",
         ),
-        ("stages.pnet.keeep.score=1", r"key 'stages\.pnet\.keeep'.*did you mean 'keep'\? Choices: calibrate, heads"),
+        (
+            "stages.pnet.keeep.score=1",
+            r"key 'stages\.pnet\.keeep'.*did you mean 'keep'\? Choices: calibrate, context",
+        ),
         ("stages.pnet.keep.zzz=1", r"key 'stages\.pnet\.keep\.zzz': there is no such key; Choices: max_per_image, nms"),
         ("stages.pnet.heads.score.wieght=1", r"key 'stages\.pnet\.heads\.score\.wieght'.*did you mean 'weight'"),
         ("image.mean=abc", r"key 'image\.mean': Value 'abc'.*Float"),
@@ -195,6 +198,7 @@ def test_a_stage_is_built_at_its_multiplied_window(path: Path) -> None:
         "stages.pnet.heads.score.weight=-1", "stages.pnet.heads.score.reduction=hard",
         "stages.pnet.heads.score.hardest_share=70", "stages.pnet.window_hw=[12]", "stages.pnet.window_hw=[3,3]",
         "stages.pnet.rho=0", "stages.pnet.rho=1.2", "stages.pnet.rho=0.25",
+        "stages.rnet.context=0.9", "stages.rnet.context=5",
         "stages.pnet.train.lr=0", "stages.pnet.train.batch_mix=even", "stages.pnet.train.batch_mix={negative: 0}",
         "train.batch_mix={negativ: 1}", "train.batch_mix={negative: many}", "train.batch_size=0", "train.ema=1.1",
         "train.logger=wandb", "seed=-1", "mine.shard_images=0", "calibrate.share=1.5", "data.jitter.mirror=2",
@@ -230,6 +234,7 @@ def test_a_value_out_of_range_names_its_key(path: Path, override: str) -> None:
         (["stages.rnet.heads.more={kind: box_offset}"], r"stages\.rnet\.heads: .*at most one a field"),
         (["stages.rnet.heads.score={kind: points}"], r"stages\.rnet\.heads: .*exactly one head that fills scores"),
         (["data.train.drawn.teaches=[scroe]"], r"data\.train\.drawn\.teaches=.*did you mean 'score'\? Choices: box"),
+        (["stages.pnet.context=1.2"], r"stages\.pnet\.context=1\.2: a proposer sees its windows as they are"),
         (["stages.pnet.net.kind=''"], r"stages\.pnet\.net\.kind=''.*Choices: mtcnn_onet"),
     ],
 )

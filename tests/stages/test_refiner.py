@@ -206,6 +206,17 @@ class TestCrops:
         assert found.points is not None
         assert found.points.tolist() == [[[32, 14]]]
 
+    def test_context_shows_more_and_moves_nothing(self) -> None:
+        refiner = bright(heads={"box": BoxOffset(), "points": Points(1)}, context=2.0)
+        set_layer(refiner, "score", 4, [-2])
+        set_layer(refiner, "box", 0, [0.25, 0, 0.5, -0.25])
+        set_layer(refiner, "points", 0, [0.5, 0.25])
+        (found,) = refiner([picture()], [candidates(PATCH)], settings(score=0))
+        assert found.scores == pytest.approx([1 / (1 + math.exp(2 - 4 * 0.25))], abs=1e-4)  # white is a quarter of it
+        assert found.boxes.tolist() == [[26, 8, 56, 26]]
+        assert found.points is not None
+        assert found.points.tolist() == [[[32, 14]]]
+
 
 class TestSuppression:
     # crops of 16 px in the patch, 4 px apart: neighbours overlap by 12/20, the outer two by 8/24

@@ -34,6 +34,7 @@ FULL: dict[str, Any] = {
         name: {
             "kind": "proposer",
             "rho": 0.9,
+            "context": 1.5,
             "net": {"kind": "mtcnn_pnet", "params": {"alpha": 0.5}},
             "heads": {
                 "score": {"kind": "classification"},
@@ -100,6 +101,7 @@ class TestKeys:
             ("image.inclusive_boxes", "calibrate"),
             ("stages.first.window_hw", "mine"),
             ("stages.first.rho", "mine"),
+            ("stages.first.context", "mine"),
             ("stages.first.net.kind", "fit"),
             ("stages.first.net.params.alpha", "fit"),
             ("stages.first.heads.points.params.roles", "fit"),
@@ -138,7 +140,7 @@ class TestKeys:
         assert not any(key.startswith("stages.") for key in keys_of_step(full(), "evaluate", None))
 
     def test_a_key_that_came_later_counts_where_it_differs_from_what_runs_before_it_did(self) -> None:
-        stages = {name: {**stage, "rho": 1.0} for name, stage in FULL["stages"].items()}
+        stages = {name: {**stage, "rho": 1.0, "context": 1.0} for name, stage in FULL["stages"].items()}
         default = recipe_from_dict({**FULL, "image": {}, "stages": stages}, Path())
         assert not [key for key in keys_of_step(recipe_from_dict({}, Path()), "fit", None) if "trainer" in key]
         assert keys_of_step(full(), "mine", "first")["image.max_pixels"] == 1000
@@ -146,6 +148,7 @@ class TestKeys:
             "image.lift_to",
             "image.max_pixels",
             "stages.first.rho",
+            "stages.first.context",
         }
 
     @pytest.mark.parametrize(

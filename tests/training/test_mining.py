@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from cascade_det.core.geometry import widen
 from cascade_det.core.imaging import write_image
 from cascade_det.core.recipe import load_recipe
 from cascade_det.core.schema import SourcePart
@@ -199,6 +200,17 @@ class TestCandidates:
         for window in windows:
             distance = np.abs(centres - (window[:2] + window[2:]) / 2).max(axis=1)
             assert distance.min() < 1e-3
+
+    def test_context_widens_what_is_cut_and_nothing_else(self, tiny: Any, tmp_path: Path) -> None:
+        plain = mined_here(job(tiny, "rnet", [0]), tmp_path / "plain")
+        wide = mined_here(job(tiny, "rnet", [0], "stages.rnet.context=1.5"), tmp_path / "wide")
+        rows = np.arange(len(plain))
+        for name in ("window", "box", "points", "role"):
+            assert np.array_equal(plain.column(name), wide.column(name)), name
+        miner = Miner(job(tiny, "rnet", [0]))
+        around = miner._resampler(miner.pictures.read(0)).crops(widen(plain.column("window"), 1.5), miner.window_hw)
+        assert np.array_equal(wide.pixels(rows), around)
+        assert not np.array_equal(wide.pixels(rows), plain.pixels(rows))
 
     @pytest.mark.parametrize("nms", ["null", "0.9"])
     def test_a_sampler_may_loosen_the_suppression_before_it(self, tiny: Any, tmp_path: Path, nms: str) -> None:

@@ -16,6 +16,7 @@ from cascade_det.core.types import CropPlan, CropTruth, SampleRole
 from cascade_det.data.shards import Crops, write_shard
 from cascade_det.errors import MiningError
 from cascade_det.training.mining_report import lines, mining_report, refuse_poor, write_sheet
+from cascade_det.visual.drawing import FOUND
 
 ROLES = ("positive", "part", "negative", "points")
 
@@ -26,7 +27,9 @@ def crops(counts: Mapping[str, int]) -> Crops:
     )
     rows = len(role)
     has_box = role != SampleRole.negative
-    truth = CropTruth(role, np.full((rows, 4), 0.5), has_box, np.zeros((rows, 0, 2)), np.zeros((rows, 0)))
+    truth = CropTruth(
+        role, np.tile([0.25, 0.25, 0.75, 0.75], (rows, 1)), has_box, np.zeros((rows, 0, 2)), np.zeros((rows, 0))
+    )
     plan = CropPlan(np.zeros((rows, 4)), role, np.full(rows, -1), np.zeros(rows), np.zeros(rows))
     number = np.zeros(rows, np.int32)
     pixels = np.full((rows, 12, 12, 3), 128, np.uint8)
@@ -44,6 +47,10 @@ def shards(folder: Path, *counts: Mapping[str, int], **facts: int) -> list[Path]
 def recipe(positives: int = 10, negatives: int = 10) -> Recipe:
     mine = {"min_positives": positives, "min_negatives": negatives}
     return recipe_from_dict({"mine": mine}, None)  # type: ignore[arg-type]
+
+
+def with_context(context: float) -> Recipe:
+    return recipe_from_dict({"stages": {"first": {"kind": "refiner", "context": context}}}, Path())
 
 
 class TestReport:
@@ -104,8 +111,16 @@ class TestReport:
 class TestSheet:
     @pytest.mark.parametrize("counts", [[], [{}], [{"positive": 2, "negative": 60}, {"part": 1}]])
     def test_is_a_picture(self, tmp_path: Path, counts: list[dict[str, int]]) -> None:
-        write_sheet(tmp_path / "mined.png", shards(tmp_path, *counts), "first", 0)
+        write_sheet(tmp_path / "mined.png", shards(tmp_path, *counts), with_context(1), "first")
         assert read_image(tmp_path / "mined.png").std() > 0
+
+    def test_what_windows_with_context_teach_is_drawn_where_it_lies(self, tmp_path: Path) -> None:
+        drawn = {}
+        for context in (1, 2):
+            write_sheet(tmp_path / "mined.png", shards(tmp_path, {"positive": 1}), with_context(context), "first")
+            rows, _ = np.nonzero((read_image(tmp_path / "mined.png") == FOUND).all(axis=2))
+            drawn[context] = np.ptp(rows)
+        assert drawn[2] == pytest.approx(drawn[1] / 2, abs=2)
 
 
 class TestRefusal:
