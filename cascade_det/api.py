@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.recipe import load_recipe
-from cascade_det.core.registry import EVALUATORS
+from cascade_det.core.recipe import build_evaluators, load_recipe
 from cascade_det.data.sources import Source
 from cascade_det.evaluation.run import evaluate_source
 from cascade_det.training.pipeline import Run
@@ -34,6 +33,4 @@ def evaluate(model: str | Path | Cascade, source: Source, **options: Any) -> dic
         **options: min_object_px, score, upto, augmentation; see `evaluate_source`.
     """
     cascade = model if isinstance(model, Cascade) else Cascade.load(model)
-    parts = cascade.recipe.evaluate.items()
-    evaluators = {name: EVALUATORS.build(part.kind, part.params, f"evaluate.{name}") for name, part in parts}
-    return evaluate_source(cascade, source, evaluators, **options).metrics
+    return evaluate_source(cascade, source, build_evaluators(cascade.recipe), **options).metrics

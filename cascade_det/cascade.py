@@ -171,13 +171,13 @@ class Cascade:
                 for image in images[start : start + _BATCH_IMAGES]
             ]
             for picture in pictures:
-                self._refuse_large_level(picture.image_hw, settings[0].min_object_px)
+                self.refuse_large_level(picture.image_hw, settings[0].min_object_px)
             *_, (_, outputs, _) = self.run_stages(pictures, settings)
             results += [self.finish(found, p.image_hw) for found, p in zip(outputs, pictures, strict=True)]
         return results
 
-    def _refuse_large_level(self, image_hw: tuple[int, int], min_object_px: float) -> None:
-        """Raise a `DataError` before a level is made that is enlarged beyond what a picture may have."""
+    def refuse_large_level(self, image_hw: tuple[int, ...], min_object_px: float) -> None:
+        """Raise a `DataError` where a picture needs a level that is enlarged beyond `image.max_pixels`."""
         scale, cap = self.stages[0].window_hw[0] / min_object_px, self.recipe.image.max_pixels
         if scale > 1 and image_hw[0] * image_hw[1] * scale**2 > cap:
             raise DataError(

@@ -133,7 +133,7 @@ class TestUnreadable:
     def test_mining_skips_and_counts(self, recipe: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         small = ["mine.min_positives=1", "mine.min_negatives=1", "mine.val_images=1", "mine.shard_images=3"]
         cap = f"image.max_pixels={96 * 128}"
-        assert main(["train", str(recipe), *small, cap, "--stage", "pnet", "--step", "mine"]) == 0
+        assert main(["train", str(recipe), *small, cap, "--stage", "pnet", "--step", "mine"]) == 1
         count = len(BAD) + 1
         assert f"pnet: skipped {count} unreadable pictures" in capsys.readouterr().err
         shards = tmp_path / "new_run" / "pnet" / "mine" / "shards"

@@ -69,8 +69,8 @@ def check(
 @app.command("show")
 def show(
     recipe: RecipeArgument,
-    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the sheets.")],
     overrides: Overrides = None,
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Folder for the sheets.")] = Path("sheets"),
     pictures: Annotated[int, typer.Option("--pictures", metavar="N", min=1, help="Pictures of each source.")] = 40,
     stage: Annotated[
         Optional[str], typer.Option("--stage", metavar="S", help="The windows of this stage alone.")

@@ -37,11 +37,15 @@ def parts(
     `cascade-det parts recipe`
     """
     from cascade_det.core import registry
+    from cascade_det.core.schema import document_keys
 
-    for entry in plugin or []:
-        registry.load_plugin(entry, Path.cwd())
+    for source in plugin or []:
+        registry.load_plugin(source, Path.cwd())
     if name == "recipe":
-        _print_keys()
+        keys = [{"key": key, "step": step, "help": text} for key, step, text in document_keys()]
+        for entry in keys:
+            print(f"{entry['key']:<40} [{entry['step']}] {entry['help']}")
+        write_json(json_file, keys)
         return
     rows = []
     for owner in registry.ALL:
@@ -79,13 +83,6 @@ def _parameter(value: inspect.Parameter) -> tuple[str, str]:
     if value.kind is value.VAR_KEYWORD:
         return f"**{value.name}", ""
     return value.name, "(needed)" if value.default is value.empty else repr(value.default)
-
-
-def _print_keys() -> None:
-    from cascade_det.core.schema import document_keys
-
-    for key, step, text in document_keys():
-        print(f"{key:<40} [{step}] {text}")
 
 
 def models(

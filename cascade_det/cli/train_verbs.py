@@ -32,7 +32,7 @@ def train(
     """Train a cascade: mine, fit and calibrate each stage, then evaluate.
 
     What is done is kept: the same command goes on after an interruption, and after a change of the recipe redoes
-    exactly what depends on it.
+    exactly what depends on it. Pictures that cannot be read are skipped and counted; the exit code is then 1.
 
     Paths in a recipe file start at its folder; those in a shipped recipe (with `$FACES` and the like) and those given
     as KEY=VALUE start at the current folder.
@@ -58,6 +58,8 @@ def train(
     if stage is None and step is None:
         print("\n".join(run_summary(run.folder, metrics, run.plan.seconds())))
     write_json(json_file, metrics)
+    if run.plan.unreadable():
+        raise typer.Exit(1)
 
 
 def status(
@@ -83,7 +85,8 @@ def status(
     if path.is_dir():
         if not (path / "recipe.yaml").is_file():
             raise RunError(f"{path}: holds no recipe.yaml, so it is no run directory.")
-        loaded = load_recipe(path / "recipe.yaml", f"run_dir={path}", *(overrides or []))
+        loaded = load_recipe(path / "recipe.yaml", *(overrides or []))
+        loaded.run_dir = str(path)  # no override: YAML would take a folder named 007 for a number
     else:
         loaded = load_recipe(run, *(overrides or []))
     current = Plan(loaded, say)

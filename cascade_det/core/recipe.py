@@ -237,8 +237,7 @@ def validate(recipe: Recipe) -> None:
     for split, sources in (("train", recipe.data.train), ("val", recipe.data.val)):
         for name in sources:
             build_source(recipe, split, name)
-    for name, part in recipe.evaluate.items():
-        registry.EVALUATORS.build(part.kind, part.params, f"evaluate.{name}")
+    build_evaluators(recipe)
 
 
 def _check_samplers(recipe: Recipe, stage: str) -> None:
@@ -273,6 +272,12 @@ def build_samplers(recipe: Recipe, stage: str) -> dict[str, Sampler]:
         name: registry.SAMPLERS.build(part.kind, part.params, f"stages.{stage}.samplers.{name}")
         for name, part in parts.items()
     }
+
+
+def build_evaluators(recipe: Recipe) -> dict[str, Any]:
+    """Build the evaluators by name."""
+    parts = recipe.evaluate.items()
+    return {name: registry.EVALUATORS.build(part.kind, part.params, f"evaluate.{name}") for name, part in parts}
 
 
 def build_stage(recipe: Recipe, stage: str) -> Any:

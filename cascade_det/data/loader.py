@@ -96,20 +96,19 @@ class CropData(pl.LightningDataModule):
         train: makes the dataset of batches (first, count) for (rank, world size).
         val: batches of validation windows, or None.
         batches_per_epoch: length of an epoch.
-        workers: loader processes; the batches are the same for any number.
     """
 
-    def __init__(self, train: Any, val: Dataset[Any] | None, batches_per_epoch: int, workers: int = 0) -> None:
+    def __init__(self, train: Any, val: Dataset[Any] | None, batches_per_epoch: int) -> None:
         super().__init__()
         self._train, self._val = train, val
-        self._batches_per_epoch, self._workers = batches_per_epoch, workers
+        self._batches_per_epoch = batches_per_epoch
 
     def train_dataloader(self) -> DataLoader[Any]:
         trainer = self.trainer
         assert trainer is not None
         first = trainer.current_epoch * self._batches_per_epoch
         dataset = self._train((first, self._batches_per_epoch), (trainer.global_rank, trainer.world_size))
-        return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=self._workers)
+        return DataLoader(dataset, batch_size=None, shuffle=False, num_workers=0)
 
     def val_dataloader(self) -> DataLoader[Any] | list[Any]:
         if self._val is None:

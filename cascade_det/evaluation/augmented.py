@@ -126,8 +126,9 @@ def see(cascade: Cascade, image: Pixels, view: View) -> Pixels:
     return mirror_crops(image[None])[0] if view.mirrored else image
 
 
-def refuse_large(image_hw: tuple[int, ...], augmentation: Augmentation, max_pixels: int) -> None:
-    """Raise a `DataError` where a picture would have more than `max_pixels` pixels in a view."""
+def refuse_large(cascade: Cascade, image_hw: tuple[int, ...], augmentation: Augmentation, min_object_px: float) -> None:
+    """Raise a `DataError` where a picture, or a level of its pyramid, has more than `image.max_pixels` in a view."""
+    max_pixels = cascade.recipe.image.max_pixels
     for view in augmentation.views:
         height, width = scaled_hw(image_hw, view.scale) if view.scale != 1 else image_hw
         if view.scale > 1 and height * width > max_pixels:
@@ -135,6 +136,7 @@ def refuse_large(image_hw: tuple[int, ...], augmentation: Augmentation, max_pixe
                 f"a picture of {image_hw[1]} x {image_hw[0]} px at the scale {view.scale:g} is above the cap of "
                 f"{max_pixels:,} pixels; leave that scale out, or raise image.max_pixels."
             )
+        cascade.refuse_large_level((height, width), min_object_px)
 
 
 def scaled_hw(image_hw: tuple[int, ...], scale: float) -> tuple[int, int]:

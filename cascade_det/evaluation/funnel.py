@@ -30,7 +30,6 @@ class Funnel:
         self._objects = 0
         self._objects_by_size = dict.fromkeys(SIZE_BANDS_PX, 0)
         self._stages = [_Counts() for _ in self._names]
-        self._lost: list[tuple[int, int, str]] = []
 
     def add(self, truth: Annotations, outputs: Sequence[Detections]) -> None:
         """Count one picture.
@@ -48,14 +47,12 @@ class Funnel:
         ignored = truth.boxes[truth.ignore].astype(np.float64)
         bands = {name: in_size_band(boxes, band) for name, band in SIZE_BANDS_PX.items()}
         before = np.ones(len(counted), bool)  # so what the first stage lacks was never proposed
-        for name, stage, found in zip(self._names, self._stages, outputs, strict=True):
+        for stage, found in zip(self._stages, outputs, strict=True):
             held = stage.add(found.boxes.astype(np.float64), boxes, ignored, bands, self._iou)
             gone = before & ~held
-            lost = counted[gone]
-            stage.lost += len(lost)
+            stage.lost += int(gone.sum())
             for band, inside in bands.items():
                 stage.lost_by_size[band] += int((gone & inside).sum())
-            self._lost += [(self._images, int(row), name) for row in lost]
             before = held
         self._objects += len(counted)
         for band, inside in bands.items():
@@ -74,7 +71,6 @@ class Funnel:
             "objects": self._objects,
             "objects_by_size": dict(self._objects_by_size),
             "stages": [dict(vars(stage)) for stage in self._stages],
-            "lost": [list(entry) for entry in self._lost],
         }
 
     def add_counts(self, counts: Mapping[str, Any]) -> None:
@@ -84,16 +80,11 @@ class Funnel:
             ValueError: the counts are of another number of stages.
         """
         self._check_length("counts", counts["stages"])
-        self._lost += [(self._images + picture, row, name) for picture, row, name in counts["lost"]]
         self._images += counts["images"]
         self._objects += counts["objects"]
         _add_by_size(self._objects_by_size, counts["objects_by_size"])
         for stage, other in zip(self._stages, counts["stages"], strict=True):
             stage.add_counts(other)
-
-    def lost_objects(self) -> list[tuple[int, int, str]]:
-        """Return (index of the picture as added, row in its truth, stage) for each object that a stage lost."""
-        return list(self._lost)
 
     def result(self, thresholds: Sequence[float]) -> list[dict[str, Any]]:
         """Return one row a stage, ready for JSON; a share or mean of nothing is None.
@@ -175,6 +166,7 @@ class _Counts:
         for name in ("candidates", "judged", "hits", "held", "lost"):
             setattr(self, name, getattr(self, name) + other[name])
         _add_by_size(self.held_by_size, other["held_by_size"])
+        _add_by_size(self.lost_by_size, other["lost_by_size"])
         if other["seconds"] is not None:
             self.seconds = (self.seconds or 0.0) + other["seconds"]
 

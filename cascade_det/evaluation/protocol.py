@@ -15,7 +15,7 @@ class Curve:
     """One line of a plot.
 
     Attributes:
-        kind: precision-recall, roc, miss-rate or ced; curves of one kind share their axes.
+        kind: precision-recall, recall-fppi, roc, miss-rate or ced; curves of one kind share their axes.
         name: what of the protocol it shows (``easy``, ``discrete``, ``Reasonable``).
         x, y: ``(N,)`` float64, in the order of the line.
         figure: what the legend says of it, such as ``AP .848``.

@@ -18,6 +18,7 @@ from cascade_det.data.sources import Source
 from cascade_det.errors import DataError
 from cascade_det.evaluation.augmented import PLAIN, Augmentation, detect_stages, refuse_large
 from cascade_det.evaluation.base import Evaluator, ScoredSet
+from cascade_det.evaluation.coco import Coco
 from cascade_det.evaluation.files import write_errors, write_evaluation
 from cascade_det.evaluation.funnel import Funnel
 from cascade_det.evaluation.journal import Journal, pack, unpack
@@ -95,7 +96,7 @@ def evaluate_source(
     metrics = _figures(scored, evaluators)
     metrics["funnel"] = funnel.result([values.score for values in settings])
     metrics["settings"] = {
-        "max_dets": 300,
+        "max_dets": next((own.max_dets for own in evaluators.values() if isinstance(own, Coco)), None),
         "score": settings[-1].score,
         "min_object_px": settings[0].min_object_px,
         "upto": cascade.stages[len(settings) - 1].name,
@@ -188,7 +189,7 @@ def _detect_batch(
     for number in numbers:
         try:
             image = source.read(number)
-            refuse_large(image.shape[:2], augmentation, cascade.recipe.image.max_pixels)
+            refuse_large(cascade, image.shape[:2], augmentation, settings[0].min_object_px)
         except DataError as error:
             errors.append([source.pictures[number].name, str(error)])
             continue

@@ -55,7 +55,7 @@ def backfill(
 
 
 def _by_picture(pool: Pool, rows: NDArray[np.intp]) -> list[tuple[tuple[int, int], NDArray[np.intp]]]:
-    """Group rows by (picture, view), so that each picture is read once."""
+    """Group rows by (picture, view), so that each view is made once."""
     if len(rows) == 0:
         return []
     place = pool.column("image")[rows].astype(np.int64) * 1000 + pool.column("view")[rows]

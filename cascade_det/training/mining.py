@@ -120,7 +120,8 @@ class Miner:
                 continue
             truth = self.pictures.annotations(number)
             seen = np.zeros(len(truth), bool)
-            for view_number, (shown, moved) in enumerate(self._shown(number, image, truth)):
+            for view_number in range(len(self.views) + 1):
+                shown, moved = self._seen(number, view_number, image, truth)
                 if shown is None:
                     continue
                 crops, taught = self._mine_picture(number, view_number, shown, moved)
@@ -131,15 +132,15 @@ class Miner:
         facts = {"images": len(self.job.chunk(shard)), "skipped": skipped, "objects": objects, "covered": covered}
         write_shard(folder, parts, self._empty(), facts)
 
-    def _shown(
-        self, number: int, image: NDArray[np.uint8], truth: Annotations
-    ) -> list[tuple[NDArray[np.uint8] | None, Annotations]]:
-        """Return the picture as it is and as each view that draws it shows it (else None)."""
-        shown: list[tuple[NDArray[np.uint8] | None, Annotations]] = [(image, truth)]
-        for index, view in enumerate(self.views):
-            rng = np.random.default_rng([self.job.recipe.seed, 1, number, index])
-            shown.append(view(image, truth, rng) if rng.random() < view.share else (None, truth))
-        return shown
+    def _seen(
+        self, number: int, view_number: int, image: NDArray[np.uint8], truth: Annotations
+    ) -> tuple[NDArray[np.uint8] | None, Annotations]:
+        """Return a picture as one of its views shows it, None where chance leaves the view out; view 0 is itself."""
+        if view_number == 0:
+            return image, truth
+        view = self.views[view_number - 1]
+        rng = np.random.default_rng([self.job.recipe.seed, 1, number, view_number - 1])
+        return view(image, truth, rng) if rng.random() < view.share else (None, truth)
 
     def _mine_picture(
         self, number: int, view_number: int, image: NDArray[np.uint8], truth: Annotations
@@ -190,7 +191,7 @@ class Miner:
 
     def cut_again(self, number: int, view_number: int, plan: CropPlan) -> Crops:
         """Cut windows that another stage mined once more, at this stage's size; they carry no truth."""
-        image, truth = self._shown(number, self.pictures.read(number), self.pictures.annotations(number))[view_number]
+        image, truth = self._seen(number, view_number, self.pictures.read(number), self.pictures.annotations(number))
         assert image is not None
         return self._cut(self._resampler(image), plan, truth, (number, view_number, self.pictures.places[number][0]))
 

@@ -15,8 +15,7 @@ from typing import Any
 import numpy as np
 
 from cascade_det.cascade import Cascade
-from cascade_det.core.recipe import silent_sources, stage_train
-from cascade_det.core.registry import EVALUATORS
+from cascade_det.core.recipe import build_evaluators, silent_sources, stage_train
 from cascade_det.core.schema import Recipe
 from cascade_det.data.atomic import write_json_atomic, write_text_atomic
 from cascade_det.data.picture_set import refuse_overlap, remarks
@@ -69,7 +68,7 @@ class Run:
         self._bar, self._say, self._command = bar, say, command
 
     def train(self, stage: str | None = None, step: str | None = None, start: str | None = None) -> dict[str, Any]:
-        """Do all steps that are missing or stale, and return the figures of the evaluation.
+        """Do all steps that are missing or stale, and return the figures of the evaluation, if that is one of them.
 
         Args:
             stage: do the steps of this stage only.
@@ -101,7 +100,7 @@ class Run:
                 self._check_before(first)
             keep_recipe(self.folder, self.recipe)
             self._do_all(chosen, [s for s in redone if s in chosen])
-        return self.metrics()
+        return self.metrics() if self.plan.steps[-1] in chosen else {}
 
     def _first(self, stage: str) -> int:
         return next(number for number, step in enumerate(self.plan.steps) if step.stage == stage)
@@ -335,7 +334,7 @@ class Run:
         cascade.save(self.folder / "model.safetensors")
         cascade.to("auto")
         sources = self._val_sources()
-        evaluators = {n: EVALUATORS.build(p.kind, p.params, f"evaluate.{n}") for n, p in self.recipe.evaluate.items()}
+        evaluators = build_evaluators(self.recipe)
         with self._bar("evaluate", scored_pictures(list(sources.values()))) as tick:
             metrics, errors = evaluate_sources(cascade, sources, evaluators, folder, progress=tick)
         for name, reason in errors:

@@ -166,6 +166,11 @@ class Plan:
         """Look at the folders anew: a step was done meanwhile."""
         self._keys.clear()
 
+    def unreadable(self) -> int:
+        """Return how many times the steps that are done had to skip a picture."""
+        facts = [(self.done(step) or {}).get("facts", {}) for step in self.steps]
+        return sum(fact.get("skipped_images", 0) + fact.get("unreadable", 0) for fact in facts)
+
     def seconds(self) -> dict[str, float]:
         """Return what each step took, 0 for one that is not done."""
         return {str(step): float((self.done(step) or {}).get("seconds", 0)) for step in self.steps}

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cascade_det.core.imaging import Resample
-from cascade_det.core.recipe import build_heads, build_stage, stage_train
-from cascade_det.core.registry import EVALUATORS
+from cascade_det.core.recipe import build_evaluators, build_heads, build_stage, stage_train
 from cascade_det.core.schema import Recipe
 from cascade_det.data.picture_set import PictureSet
 from cascade_det.data.sources import Source
@@ -82,6 +81,6 @@ def rehearse_evaluation(recipe: Recipe, sources: list[Source]) -> None:
         RecipeError: an evaluator cannot do what its parameters ask of this truth, such as group by an unknown field.
         DataError: a source has not the truth that a protocol needs.
     """
-    evaluators = {n: EVALUATORS.build(p.kind, p.params, f"evaluate.{n}") for n, p in recipe.evaluate.items()}
+    evaluators = build_evaluators(recipe)
     for source in sources:
         rehearse(recipe, source, evaluators)

@@ -203,7 +203,13 @@ def test_wrong_scales(scales: tuple[float, ...], told: str) -> None:
 
 
 def test_what_gets_too_large_is_told() -> None:
-    refuse_large((100, 100), Augmentation((0.5, 1.0, 2.0)), 40_000)
-    refuse_large((100, 100), PLAIN, 1)  # the picture itself is the reader's to refuse
+    def refuse(image_hw: tuple[int, int], augmentation: Augmentation, cap: int, min_object_px: float = 12) -> None:
+        recipe = recipe_from_dict({**RECIPE, "image": {"max_pixels": cap}}, None, where="here")
+        refuse_large(Cascade.build(recipe), image_hw, augmentation, min_object_px)
+
+    refuse((100, 100), Augmentation((0.5, 1.0, 2.0)), 40_000)
+    refuse((100, 100), PLAIN, 1)  # the picture itself is the reader's to refuse
     with pytest.raises(DataError, match=r"a picture of 100 x 90 px at the scale 3 is above the cap of 40,000 pixels"):
-        refuse_large((90, 100), Augmentation((1.0, 3.0)), 40_000)
+        refuse((90, 100), Augmentation((1.0, 3.0)), 40_000)
+    with pytest.raises(DataError, match=r"a picture of 100 x 90 px, enlarged 12\.0 times .* raise min_object_px"):
+        refuse((90, 100), PLAIN, 40_000, min_object_px=1)

@@ -90,7 +90,6 @@ def test_two_stages_over_pictures() -> None:
     assert second["recall_by_size"] == {"12-24": 0, "24-48": 0, "48-96": None, "96+": 1}
     assert first["lost_by_size"] == {"12-24": 0, "24-48": 1, "48-96": 0, "96+": 0}
     assert second["lost_by_size"] == {"12-24": 1, "24-48": 0, "48-96": 0, "96+": 0}
-    assert funnel.lost_objects() == [(0, 2, "pnet"), (0, 0, "rnet")]
     assert (first["score"], second["score"]) == (0.6, 0.7)
 
 
@@ -98,7 +97,6 @@ def test_an_object_that_a_later_stage_regains_is_lost_once() -> None:
     funnel = Funnel(["pnet", "rnet", "onet"])
     funnel.add(truth(SMALL), [found(NOWHERE), found(SMALL), found(SMALL)])
     assert [row["lost"] for row in funnel.result([0, 0, 0])] == [1, 0, 0]
-    assert funnel.lost_objects() == [(0, 0, "pnet")]
 
 
 def test_time_is_a_mean_over_pictures() -> None:
@@ -130,3 +128,15 @@ def test_wrong_lengths_are_named() -> None:
         funnel.add(truth(), [found()])
     with pytest.raises(ValueError, match="thresholds must have one entry"):
         funnel.result([0.5])
+
+
+def test_counts_added_to_an_empty_funnel_give_the_same_result() -> None:
+    whole, parts = Funnel(["pnet", "rnet"]), Funnel(["pnet", "rnet"])
+    for outputs in ([found(TINY, SMALL), found(SMALL)], [found(NOWHERE), found()]):
+        alone = Funnel(["pnet", "rnet"])
+        for funnel in (whole, alone):
+            funnel.add(truth(TINY, SMALL), outputs)
+            funnel.add_time(0, 0.5)
+        parts.add_counts(json.loads(json.dumps(alone.counts())))
+    assert parts.result([0.1, 0.2]) == whole.result([0.1, 0.2])
+    assert sum(parts.result([0.1, 0.2])[0]["lost_by_size"].values()) == 1  # TINY is below all bands
