@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -70,7 +69,6 @@ def ap50_by_pycocotools(folder: Path) -> float:
     return float(run.stats[1])
 
 
-@pytest.mark.skipif("CASCADE_DET_SLOW" not in os.environ, reason="takes minutes; set CASCADE_DET_SLOW=1")
 def test_upright_objects_with_windows_of_two_to_one(tmp_path: Path) -> None:
     recipe, folder = tmp_path / "upright.yaml", tmp_path / "run"
     recipe.write_text(UPRIGHT)
