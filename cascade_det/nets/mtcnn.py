@@ -90,7 +90,7 @@ def mtcnn_pnet(
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
         batch_norm: normalise each layer over the batch before its activation, which the paper does not (Ioffe and
-            Szegedy 2015).
+            Szegedy 2015). Of several devices each normalises its own part of the batch.
         ceil_pooling: let the pool round up, as the published weights were made with: on a level of odd size the map
             has one more row or column, whose windows reach beyond the picture.
     """
@@ -113,7 +113,7 @@ def mtcnn_rnet(
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
         batch_norm: normalise each layer over the batch before its activation, which the paper does not (Ioffe and
-            Szegedy 2015).
+            Szegedy 2015). Of several devices each normalises its own part of the batch.
     """
     return _Trunk(_R_LAYERS, 128, window_hw, alpha, activation, pool_first, batch_norm, ceil_pooling=True, dense=False)
 
@@ -134,6 +134,6 @@ def mtcnn_onet(
         activation: prelu (the paper's) or relu (faster).
         pool_first: pool before the activation: the same function for slopes >= 0, at half the cost on a CPU.
         batch_norm: normalise each layer over the batch before its activation, which the paper does not (Ioffe and
-            Szegedy 2015).
+            Szegedy 2015). Of several devices each normalises its own part of the batch.
     """
     return _Trunk(_O_LAYERS, 256, window_hw, alpha, activation, pool_first, batch_norm, ceil_pooling=True, dense=False)
