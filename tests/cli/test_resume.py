@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from cascade_det.cascade import Cascade
 from cascade_det.cli.app import main
@@ -62,6 +63,7 @@ main(sys.argv[1:])
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a model of chance weights, pictures of noise (one of them empty) and their truth."""
     folder = tmp_path_factory.mktemp("data")
+    torch.manual_seed(0)
     cascade = Cascade.build(recipe_from_dict(RECIPE, None, where="here"))
     cascade.thresholds = {"first": {"detect": 0.0, "mine": 0.0}}
     cascade.save(folder / "model.safetensors")
