@@ -38,8 +38,8 @@ if TYPE_CHECKING:
 
 _JOURNAL = "unfinished.jsonl"
 _EVALUATION_FILES = {
-    "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "pictures.png", "funnel.png",
-    "report.html",
+    "detections.json", "truth.json", "images.json", "metrics.json", "errors.csv", "curves.csv", "pictures.png",
+    "funnel.png", "report.html",
 }  # fmt: skip
 
 

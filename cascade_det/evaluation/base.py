@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cascade_det.core.geometry import box_sides
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.sources import Picture, Source
+from cascade_det.evaluation.protocol import ProtocolResult
 
 # Box heights in pixels of the original picture: the lower bound belongs to a band, the upper does not.
 SIZE_BANDS_PX: Mapping[str, tuple[float, float]] = {
@@ -69,6 +70,10 @@ class Evaluator(ABC):
         Raises:
             RecipeError: a parameter does not fit this set; the message lists the choices.
         """
+
+    def result(self, scored: ScoredSet) -> ProtocolResult:
+        """Return the figures of `evaluate` and the curves that belong to them, for the report: none by default."""
+        return ProtocolResult(self.evaluate(scored))
 
 
 def in_size_band(boxes_xyxy: NDArray[Any], band_px: tuple[float, float]) -> NDArray[np.bool_]:

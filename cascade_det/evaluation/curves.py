@@ -37,7 +37,7 @@ def box_curves(given: Given, figures: Mapping[str, Any]) -> list[Curve]:
     curve = curve_of_setup(given, np.ones(len(given.ignore)), _EVERY_OBJECT, Variant.citypersons)
     if curve.counted == 0 or len(curve.scores) == 0:
         return []
-    chosen = _thinned(len(curve.scores))
+    chosen = _kept_points(len(curve.scores))
     recall, fppi = curve.hits / curve.counted, curve.fppi
     false = np.rint(fppi * given.pictures)
     precision = curve.hits / (curve.hits + false)
@@ -63,15 +63,16 @@ def point_curves(given: Given, normaliser: Normaliser = Normaliser.eyes) -> list
     if not known or not found or not all(record.get("keypoints") for record in found):
         return []
     curves = score_points(given.found_file, given.truth_file, normaliser=normaliser).curves
-    return [_thin(curve) for curve in curves]
+    return [thinned(curve) for curve in curves]
 
 
-def _thin(curve: Curve) -> Curve:
-    chosen = _thinned(len(curve.x))
+def thinned(curve: Curve) -> Curve:
+    """Return a curve with both ends and at most so many points as can be told apart on a page."""
+    chosen = _kept_points(len(curve.x))
     return replace(curve, x=curve.x[chosen], y=curve.y[chosen])
 
 
-def _thinned(length: int) -> NDArray[np.intp]:
+def _kept_points(length: int) -> NDArray[np.intp]:
     """Return rows of a line that keep its ends, at most so many as can be seen."""
     return np.unique(np.linspace(0, length - 1, min(length, _MOST_POINTS)).astype(np.intp))
 

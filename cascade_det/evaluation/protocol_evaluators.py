@@ -5,7 +5,9 @@ So `detect --save-as wider|fddb` followed by `score` gives the figures of `evalu
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +36,25 @@ from cascade_det.evaluation.wider_files import read_truth as read_faces
 Rows = NDArray[np.float64]
 
 
+class _Protocol(Evaluator):
+    """An evaluator that scores by the code of `cascade-det score`: `result` is what differs between them."""
+
+    def evaluate(self, scored: ScoredSet) -> dict[str, Any]:
+        return self.result(scored).figures
+
+    @abstractmethod
+    def result(self, scored: ScoredSet) -> ProtocolResult: ...
+
+
 @register_evaluator("wider")
-class WiderProtocol(Evaluator):
+class WiderProtocol(_Protocol):
     """Average precision by the WIDER FACE protocol: easy, medium and hard.
 
     The levels are in the toolbox's files, which a source of kind `wider` names as its annotations, whichever level it
     has itself. Of any other truth there is one level, "all": every object that is not ignored. A warning says so.
     """
 
-    def evaluate(self, scored: ScoredSet) -> dict[str, Any]:
+    def result(self, scored: ScoredSet) -> ProtocolResult:
         """Return ``{"easy", "medium", "hard"}`` or ``{"all"}``, in [0, 1]; None where no face counts.
 
         Raises:
@@ -53,7 +65,9 @@ class WiderProtocol(Evaluator):
                 "The truth has no levels of WIDER FACE: every object that is not ignored counts, which no published "
                 "figure means. For easy, medium and hard use --format wider with the toolbox's .mat files."
             )
-            return _figures(wider_result(_truth_of_boxes(scored), list(map(xywh_scores, scored.detections)), [told]))
+            return _with_warnings(
+                wider_result(_truth_of_boxes(scored), list(map(xywh_scores, scored.detections)), [told])
+            )
         truth = read_faces(scored.source.annotation_path)
         chosen, found, warnings = _by_name(scored, scored.source, truth.names)
         truth = WiderTruth(
@@ -66,14 +80,14 @@ class WiderProtocol(Evaluator):
                 f"{scored.source.annotation_path} has no levels: every face counts, which no published figure means. "
                 "For easy, medium and hard give the folder of the toolbox's .mat files."
             )
-        return _figures(wider_result(truth, found, warnings))
+        return _with_warnings(wider_result(truth, found, warnings))
 
 
 @register_evaluator("fddb")
-class FddbProtocol(Evaluator):
+class FddbProtocol(_Protocol):
     """True positive rates by the FDDB protocol; it needs a source of kind `fddb`, whose truth are ellipses."""
 
-    def evaluate(self, scored: ScoredSet) -> dict[str, Any]:
+    def result(self, scored: ScoredSet) -> ProtocolResult:
         """Return ``{"discrete_tpr_at": {"100": ..}, "lowest_threshold": {..}}``, as `score_fddb` does.
 
         Raises:
@@ -88,11 +102,11 @@ class FddbProtocol(Evaluator):
         chosen, found, warnings = _by_name(scored, scored.source, truth.names)
         size_of = {_bare(picture.name): picture.image_hw for picture in scored.pictures}
         sizes_hw = [size_of.get(truth.names[row], (1, 1)) for row in chosen]  # without a detection no size matters
-        return _figures(fddb_result([truth.rows[row] for row in chosen], found, sizes_hw, warnings))
+        return _with_warnings(fddb_result([truth.rows[row] for row in chosen], found, sizes_hw, warnings))
 
 
 @register_evaluator("miss-rate")
-class MissRateProtocol(Evaluator):
+class MissRateProtocol(_Protocol):
     """Log-average miss rate of pedestrians, with `vis_ratio` of the objects as their visibility (1 where unknown).
 
     Args:
@@ -108,13 +122,15 @@ class MissRateProtocol(Evaluator):
             raise ValueError(f"variant={variant!r}; {choices(variant, names)}")
         self._variant = Variant(variant)
 
-    def evaluate(self, scored: ScoredSet) -> dict[str, Any]:
+    def result(self, scored: ScoredSet) -> ProtocolResult:
         """Return ``{"mr2", "recall_at_fppi", "score_at_fppi"}`` by set-up, as `score_miss_rate` does."""
-        return _figures(miss_rate_result(_given(scored), self._variant)) if scored.pictures else {}
+        return (
+            _with_warnings(miss_rate_result(_given(scored), self._variant)) if scored.pictures else ProtocolResult({})
+        )
 
 
 @register_evaluator("points")
-class PointsProtocol(Evaluator):
+class PointsProtocol(_Protocol):
     """Error of points: NME in percent, failure rate and AUC.
 
     Args:
@@ -127,14 +143,14 @@ class PointsProtocol(Evaluator):
     def __init__(self, *, normaliser: str = "eyes") -> None:
         self._normaliser = Normaliser.from_value(normaliser)
 
-    def evaluate(self, scored: ScoredSet) -> dict[str, Any]:
+    def result(self, scored: ScoredSet) -> ProtocolResult:
         """Return ``{"nme", "failure_rate", "auc", "nme_matched", "nme_total"}``, as `score_points` does.
 
         Raises:
             DataError: no object of the truth has a known point.
         """
         if not scored.pictures:
-            return {}
+            return ProtocolResult({})
         if not any(truth.points_known.any() for truth in scored.truth):
             raise DataError(
                 "the metric points compares with points of the truth, and none of its objects has a known one. Use a "
@@ -142,11 +158,13 @@ class PointsProtocol(Evaluator):
             )
         if any(found.points is None for found in scored.detections if len(found)):
             raise DataError("the metric points: what the last stage finds has no points; leave points out.")
-        return _figures(points_result(_given(scored), self._normaliser))
+        return _with_warnings(points_result(_given(scored), self._normaliser))
 
 
-def _figures(result: ProtocolResult) -> dict[str, Any]:
-    return {**result.figures, **({"warnings": list(result.warnings)} if result.warnings else {})}
+def _with_warnings(result: ProtocolResult) -> ProtocolResult:
+    """Return a result whose warnings stand among its figures, where an evaluator has them."""
+    told = {"warnings": list(result.warnings)} if result.warnings else {}
+    return replace(result, figures={**result.figures, **told})
 
 
 def _given(scored: ScoredSet) -> Given:

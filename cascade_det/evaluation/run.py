@@ -19,9 +19,11 @@ from cascade_det.errors import DataError
 from cascade_det.evaluation.augmented import PLAIN, Augmentation, detect_stages, refuse_large
 from cascade_det.evaluation.base import Evaluator, ScoredSet
 from cascade_det.evaluation.coco import Coco
+from cascade_det.evaluation.curve_file import CURVES, write_curves
 from cascade_det.evaluation.files import write_errors, write_evaluation
 from cascade_det.evaluation.funnel import Funnel
 from cascade_det.evaluation.journal import Journal, pack, unpack
+from cascade_det.evaluation.protocol import Curve
 from cascade_det.stages.base import StageSettings
 from cascade_det.visual.contact_sheet import contact_sheet
 from cascade_det.visual.drawing import draw
@@ -36,10 +38,11 @@ Failures = list[tuple[str, str]]  # (picture, reason)
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one source gave: the scored set, its figures and the pictures that could not be read."""
+    """What one source gave: the scored set, its figures, curves by evaluator, and the pictures that cannot be read."""
 
     scored: ScoredSet
     metrics: dict[str, Any]
+    curves: dict[str, Sequence[Curve]]
     errors: Failures
 
 
@@ -93,7 +96,7 @@ def evaluate_source(
         if journal is not None:
             journal.remove()
         raise DataError(f"none of {len(errors):,} pictures could be read; the first: {errors[0][1]}")
-    metrics = _figures(scored, evaluators)
+    metrics, curves = _figures(scored, evaluators)
     metrics["funnel"] = funnel.result([values.score for values in settings])
     metrics["settings"] = {
         "max_dets": next((own.max_dets for own in evaluators.values() if isinstance(own, Coco)), None),
@@ -107,7 +110,7 @@ def evaluate_source(
         metrics["settings"] |= {"scales": list(augmentation.scales), "flip": augmentation.flip}
     rate = len(scored.pictures) / seconds if seconds > 0 else None
     metrics["timing"] = {"seconds": seconds, "pictures_per_second": rate}
-    return Evaluation(scored, metrics, errors)
+    return Evaluation(scored, metrics, curves, errors)
 
 
 def rehearse(recipe: Recipe, source: Source, evaluators: Mapping[str, Evaluator]) -> None:
@@ -120,12 +123,18 @@ def rehearse(recipe: Recipe, source: Source, evaluators: Mapping[str, Evaluator]
     _figures(_scored_set(recipe, source, nothing), evaluators)
 
 
-def _figures(scored: ScoredSet, evaluators: Mapping[str, Evaluator]) -> dict[str, Any]:
+def _figures(
+    scored: ScoredSet, evaluators: Mapping[str, Evaluator]
+) -> tuple[dict[str, Any], dict[str, Sequence[Curve]]]:
+    """Return the figures of all evaluators, and the curves of each that has some."""
     metrics: dict[str, Any] = {}
+    curves: dict[str, Sequence[Curve]] = {}
     for position, (name, evaluator) in enumerate(evaluators.items()):
-        figures = evaluator.evaluate(scored)
-        metrics |= figures if position == 0 else {name: figures}
-    return metrics
+        result = evaluator.result(scored)
+        metrics |= result.figures if position == 0 else {name: result.figures}
+        if result.curves:
+            curves[name] = result.curves
+    return metrics, curves
 
 
 def _scored_set(recipe: Recipe, source: Source, found: Mapping[int, Detections]) -> ScoredSet:
@@ -260,8 +269,8 @@ def evaluate_sources(
     Args:
         cascade, evaluators: see `evaluate_source`, also for `options`; a journal is of one source.
         sources: by name; the first source's figures form the top level, each stands under "sources".
-        out_dir: `detections.json`, `truth.json`, `images.json`, `metrics.json`, `errors.csv`, pictures; further
-            sources in ``out_dir/NAME``.
+        out_dir: `detections.json`, `truth.json`, `images.json`, `metrics.json`, `errors.csv`, `curves.csv` where an
+            evaluator has some, pictures; further sources in ``out_dir/NAME``.
 
     Returns:
         The metrics as written, and (file, reason) of pictures that could not be read.
@@ -273,6 +282,7 @@ def evaluate_sources(
         done = evaluate_source(cascade, source, evaluators, **options)
         write_evaluation(folder, done.scored)
         write_errors(folder / "errors.csv", done.errors)
+        write_curves(folder / CURVES, done.curves)
         _write_pictures(folder, source, done)
         results[name] = done.metrics
         errors += done.errors

@@ -18,6 +18,7 @@ from cascade_det.data.atomic import write_text_atomic
 from cascade_det.data.sources import Source
 from cascade_det.errors import DataError
 from cascade_det.evaluation.base import SIZE_BANDS_PX, in_size_band
+from cascade_det.evaluation.curve_file import CURVES, read_curves
 from cascade_det.evaluation.curves import box_curves, point_curves
 from cascade_det.evaluation.given import Given, corners_of, read_given
 from cascade_det.evaluation.points import Normaliser
@@ -64,6 +65,7 @@ class SourceSection:
         name: of the source.
         headline: name and value of its main figures.
         plots: of its curves; `no_plots` says why there are none.
+        protocol_plots: name of each protocol that draws curves of its own, and these.
         funnel, funnel_plot: the stages.
         groups: rows of `GROUP_COLUMNS`.
         operating: what the threshold of detection gives, None where nothing could be read.
@@ -74,6 +76,7 @@ class SourceSection:
     headline: list[tuple[str, str]]
     plots: list[Figure]
     no_plots: str
+    protocol_plots: list[tuple[str, list[Figure]]]
     funnel: FunnelTables
     funnel_plot: Figure | None
     groups: list[list[str]]
@@ -147,7 +150,10 @@ def _section(
     name: str, folder: Path, cascade: Cascade, source: Source, figures: Mapping[str, Any], score: float | None
 ) -> SourceSection:
     given, reason = _given(folder)
-    curves = [] if given is None else [*box_curves(given, figures), *point_curves(given, _normaliser(cascade))]
+    protocols = read_curves(folder / CURVES)
+    curves = [] if given is None else box_curves(given, figures)
+    if given is not None and not any(curve.kind == "ced" for own in protocols.values() for curve in own):
+        curves += point_curves(given, _normaliser(cascade))
     rows: Sequence[Mapping[str, Any]] = figures.get("funnel", [])
     examples = None if given is None else find_examples(given, _operating_score(cascade, figures, score))
     return SourceSection(
@@ -155,6 +161,7 @@ def _section(
         headline(figures),
         score_figures(curves),
         reason or _why_no_curves(given),
+        [(protocol, score_figures(own)) for protocol, own in protocols.items()],
         funnel_tables(rows, _objects_by_size(given)),
         funnel_figure(rows) if rows else None,
         group_rows(figures),

@@ -150,6 +150,32 @@ def test_fddb_by_detect_and_score_is_fddb_by_evaluate(fddb: Path, monkeypatch: p
     assert evaluated["lowest_threshold"]["discrete"] == 1
 
 
+@pytest.mark.parametrize(("layout", "protocol"), [("wider", "wider"), ("fddb", "fddb"), ("coco", "points")])
+def test_a_protocol_leaves_and_shows_its_curves(
+    layout: str, protocol: str, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`curves.csv` holds the points that `score` gives for the same detections, and the report draws them."""
+    monkeypatch.chdir(request.getfixturevalue(layout))
+    images, annotations = {
+        "wider": ["WIDER_val", "ground_truth"], "fddb": [".", "FDDB-folds"], "coco": ["p", "truth.json"]
+    }[layout]  # fmt: skip
+    given = ["--format", layout, "--images", images, "--annotations", annotations, "--out", "scored"]
+    assert run("evaluate", "mtcnn_face", *given, "--metrics", f"coco,{protocol}") == 0
+    truth = "scored/truth.json" if layout == "coco" else annotations
+    command = ["score", protocol, "--predictions", "scored/detections.json", "--annotations", truth, "--out", "given"]
+    assert main([*command, *(["--images", "originalPics"] if layout == "fddb" else [])]) == 0
+    given_rows = Path("given/curves.csv").read_text().splitlines()[1:]
+    rows = [row.split(",") for row in Path("scored/curves.csv").read_text().splitlines()[1:]]
+    assert {row[0] for row in rows} == {protocol}
+    assert [[*row[1:3], *row[-2:]] for row in rows] == [row.split(",") for row in given_rows]
+    assert len(rows) > 2
+    assert f"By the protocol {protocol}" in Path("scored/report.html").read_text()
+
+    assert run("evaluate", "mtcnn_face", *given) == 0
+    assert not Path("scored/curves.csv").exists()
+    assert "By the protocol" not in Path("scored/report.html").read_text()
+
+
 def test_several_protocols_at_once(
     coco: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
