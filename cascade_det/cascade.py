@@ -14,7 +14,14 @@ import numpy as np
 from cascade_det.core import registry
 from cascade_det.core.imaging import Resampler, to_image
 from cascade_det.core.nms import NmsMode
-from cascade_det.core.recipe import build_resampler, build_stage, recipe_from_dict, recipe_to_dict, validate
+from cascade_det.core.recipe import (
+    build_resampler,
+    build_stage,
+    read_yaml,
+    recipe_from_dict,
+    recipe_to_dict,
+    validate,
+)
 from cascade_det.core.schema import Recipe
 from cascade_det.core.shipped import find_shipped, shipped_names
 from cascade_det.core.types import Detections
@@ -61,7 +68,8 @@ class Cascade:
             backend: "torch", the only one so far.
             preset: named set of overrides of the model's recipe.
             threads: torch compute threads, process-wide.
-            plugin_dir: folder that ``.py`` files among `plugins` are resolved against; the model's where absent.
+            plugin_dir: folder that ``.py`` files among `plugins` are resolved against. Where absent, that of the recipe
+                that a run directory was trained by, and of any other model its own.
 
         Raises:
             ModelError: no such model, a damaged one, or one that needs a plug-in not named in `plugins`.
@@ -72,7 +80,7 @@ class Cascade:
         contents = load_model(path)
         _refuse_plugins(path, contents, plugins)
         recipe = recipe_from_dict({**contents.recipe, "base_dir": None}, path.parent, preset=preset, where=str(path))
-        _load_plugins(path, plugins, Path(plugin_dir or path.parent))
+        _load_plugins(path, plugins, Path(plugin_dir or _plugin_folder(Path(model), path)))
         held = [name for name in recipe.stages if name in contents.arrays]  # a cascade in training may end earlier
         if not held or held != list(recipe.stages)[: len(held)] or len(held) != len(contents.arrays):
             raise ModelError(
@@ -264,6 +272,14 @@ def _refuse_plugins(path: Path, contents: ModelContents, allowed: Sequence[str])
             f"{path}: the model needs the plug-in {needed[0]!r}, and loading a model imports nothing that the caller "
             f"did not allow. Pass plugins={needed!r}, or --allow-plugins on the command line."
         )
+
+
+def _plugin_folder(model: Path, path: Path) -> Path:
+    """Return the folder of a model's ``.py`` plug-ins: its own, or where the recipe of a run directory lay."""
+    if not model.is_dir() or not (model / "recipe.yaml").is_file():
+        return path.parent
+    base_dir = read_yaml(model / "recipe.yaml").get("base_dir")
+    return Path(base_dir) if isinstance(base_dir, str) and Path(base_dir).is_dir() else path.parent
 
 
 def _load_plugins(path: Path, plugins: Sequence[str], folder: Path) -> None:

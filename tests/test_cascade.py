@@ -330,6 +330,20 @@ class TestPlugin:
             Cascade.load(model, plugins=["another.py"])
         assert "first_two" not in registry.STAGES.names()
 
+    def test_a_run_directory_knows_where_its_recipe_lay(self, model: Path, tmp_path: Path) -> None:
+        run = tmp_path / "runs" / "two"
+        run.mkdir(parents=True)
+        (run / "model.safetensors").write_bytes(model.read_bytes())
+        with pytest.raises(ModelError, match="was sought in"):
+            Cascade.load(run, plugins=["first_two.py"], device="cpu")
+        (run / "recipe.yaml").write_text(f"base_dir: {model.parent}\n")
+        assert len(Cascade.load(run, plugins=["first_two.py"], device="cpu").stages) == 3
+        (run / "recipe.yaml").write_text(f"base_dir: {tmp_path / 'gone'}\n")
+        with pytest.raises(ModelError, match="was sought in"):
+            Cascade.load(run, plugins=["first_two.py"], device="cpu")
+        with pytest.raises(ModelError, match="needs the plug-in"):
+            Cascade.load(run)
+
     def test_it_runs_where_allowed(self, model: Path, pictures: list[NDArray[np.uint8]]) -> None:
         loaded = Cascade.load(model, plugins=["first_two.py"], device="cpu")
         assert [stage.name for stage in loaded.stages] == ["pnet", "rnet", "two"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+import traceback
 from collections.abc import Sequence
 
 import typer
@@ -79,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = 2
     except (CascadeError, OSError) as error:
         if debug:
-            raise
+            traceback.print_exception(error)
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except (typer.Abort, KeyboardInterrupt):

@@ -7,6 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
+from cascade_det.cli.common import write_json
+from cascade_det.cli.run_verbs import JsonFile
 from cascade_det.errors import ModelError
 
 
@@ -19,6 +21,7 @@ def import_weights(
         Optional[Path],
         typer.Argument(metavar="PATH", help="The folder of the three files, or one of them.", show_default=False),
     ] = None,
+    json_file: JsonFile = None,
 ) -> None:
     """Make a model of published MTCNN weights: faces with five points.
 
@@ -44,10 +47,17 @@ def import_weights(
         raise ModelError(f"--out {out}: exists and is no .safetensors file; name another, it would be overwritten.")
     cascade, folder = import_mtcnn(format_name, path)
     cascade.save(out)
-    for stage in cascade.stages:
-        count = sum(array.size for array in stage.arrays().values())
-        score = cascade.thresholds[stage.name]["detect"]
-        print(f"{stage.name}: {cascade.recipe.stages[stage.name].net.kind}, {count:,} parameters, score >= {score}")
+    stages = {
+        stage.name: {
+            "net": cascade.recipe.stages[stage.name].net.kind,
+            "parameters": sum(array.size for array in stage.arrays().values()),
+            "score": cascade.thresholds[stage.name]["detect"],
+        }
+        for stage in cascade.stages
+    }
+    for name, facts in stages.items():
+        print(f"{name}: {facts['net']}, {facts['parameters']:,} parameters, score >= {facts['score']}")
     print(f"from:  {folder}")
     print(f"model: {out}")
     print(f"next:  cascade-det detect {out} photo.jpg")
+    write_json(json_file, {"model": str(out), "from": str(folder), "stages": stages})

@@ -18,8 +18,10 @@ from cascade_det.errors import RecipeError, choices
 
 # These only scale the picture: the truth is scaled by the sizes before and after. albumentations would move key points
 # by the factor it drew, although it rounds the size to whole pixels. All others move key points between pixel centres
-# (a mirror takes x to W - 1 - x); ours are edge coordinates: half a pixel goes off before and comes back after.
+# (a mirror takes x to W - 1 - x); ours are edge coordinates: half a pixel goes off before and comes back after. Those
+# that cut and then scale take key points times the factor, which is right for edge coordinates.
 _SCALING = {"RandomScale", "Resize", "LongestMaxSize", "SmallestMaxSize"}
+_CUTTING = {"CropAndPad", "RandomResizedCrop", "RandomSizedBBoxSafeCrop", "RandomSizedCrop"}
 _LEAST_INSIDE = 0.5  # share of an object below which a transform has moved it out of the picture: it is ignored then
 
 
@@ -37,6 +39,7 @@ class PictureView:
         self._object_px = view.object_px
         self._flip = flip_points
         self._transform = _compose(view.transform, f"{key}.transform") if view.transform else None
+        self._centre_px = 0.0 if view.transform and view.transform.kind in _CUTTING else 0.5
 
     def __call__(
         self, image: NDArray[np.uint8], truth: Annotations, rng: np.random.Generator
@@ -65,9 +68,9 @@ class PictureView:
         right[:, 0], below[:, 1] = truth.boxes[:, 2], truth.boxes[:, 3]
         frames = np.stack([centre, right, below], axis=1).reshape(-1, 2)
         axes = np.array([[0, 0], [8, 0], [0, 8]], np.float32)  # tell a mirror from a turn by their handedness
-        marks = np.concatenate([axes, frames, truth.points.reshape(-1, 2)]) - 0.5
+        marks = np.concatenate([axes, frames, truth.points.reshape(-1, 2)]) - self._centre_px
         result = transform(image=image, keypoints=marks)
-        moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + 0.5
+        moved = np.asarray(result["keypoints"], np.float32).reshape(-1, 2)[: len(marks)] + self._centre_px
         middle, right_of, under = moved[3 : 3 + len(frames)].reshape(-1, 3, 2).transpose(1, 0, 2)
         points = moved[3 + len(frames) :].reshape(truth.points.shape)
         known = truth.points_known

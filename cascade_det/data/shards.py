@@ -23,6 +23,7 @@ from cascade_det.errors import DataError
 _TRUTH = ("role", "box", "has_box", "points", "points_known")
 _PLACE = ("image", "view", "source", "window", "angle_deg", "mirror")
 _EXTRA = "extra:"
+_OTHER_FILES = 512  # that a process may hold open beside its shards
 
 
 @dataclass(frozen=True)
@@ -135,6 +136,19 @@ def shards_in(folder: Path) -> list[Path]:
     return sorted(path for path in folder.iterdir() if not path.name.startswith(".")) if folder.is_dir() else []
 
 
+def _allow_open_files(count: int) -> None:
+    """Raise the process's limit of open files where `count` more may exceed it: each mapped shard holds one."""
+    try:
+        import resource
+    except ImportError:  # no such limit on Windows
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = count + _OTHER_FILES
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        allowed = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+
+
 class Pool:
     """The crops of many shards behind one row number.
 
@@ -144,6 +158,7 @@ class Pool:
 
     def __init__(self, shards: Sequence[Path]) -> None:
         self.shards = list(shards)
+        _allow_open_files(len(self.shards))
         counts = [int(read_manifest(folder)["rows"]) for folder in shards]
         self._starts = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
         self._pixels = [np.load(folder / "crops.npy", mmap_mode="r") for folder in shards]

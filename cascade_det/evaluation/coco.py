@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from cascade_det.core.registry import register_evaluator
 from cascade_det.core.types import Annotations
+from cascade_det.data.sources import Picture
 from cascade_det.errors import RecipeError, choices
 from cascade_det.evaluation.base import SIZE_BANDS_PX, Evaluator, ScoredSet, in_size_band
 from cascade_det.evaluation.bootstrap import resampled_intervals
@@ -134,9 +135,14 @@ class Coco(Evaluator):
         }
 
 
+def fields_of(pictures: Sequence[Picture], truth: Sequence[Annotations]) -> set[str]:
+    """Return what figures can be grouped by: fields of the pictures, columns of their objects, and `size`."""
+    return {SIZE}.union(*(p.fields for p in pictures), *(t.extras for t in truth))
+
+
 def check_fields(scored: ScoredSet, fields: Sequence[str]) -> None:
     """Raise a `RecipeError` where the set has pictures, but neither they nor their objects have one of `fields`."""
-    known = {SIZE}.union(*(p.fields for p in scored.pictures), *(t.extras for t in scored.truth))
+    known = fields_of(scored.pictures, scored.truth)
     for field in fields:
         if scored.pictures and field not in known:
             raise RecipeError(

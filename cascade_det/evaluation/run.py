@@ -286,7 +286,7 @@ def evaluate_sources(
         _write_pictures(folder, source, done)
         results[name] = done.metrics
         errors += done.errors
-    first: dict[str, Any] = dict(next(iter(results.values()))) if results else {}
+    first = next(iter(results.values()), {})
     metrics = {**first, "sources": results}
     write_json_atomic(out_dir / "metrics.json", metrics, indent=1)
     return metrics, errors

@@ -38,7 +38,7 @@ class Refiner:
     """
 
     trainable = True
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -129,7 +129,7 @@ class Refiner:
         scores = self.runner.scores(raw[self.runner.score_head])
         if looks_before:
             scores = _geometric_mean(before.scores, scores, looks_before)
-        above = np.flatnonzero(scores >= settings.score)
+        above = np.flatnonzero(scores >= self._least(settings.score, looks_before + 1))
         chosen = {name: value[above] for name, value in raw.items()}
         refined = self.runner.decode(chosen, windows[above], scores[above])
         if self._mirrored(looks_before):
@@ -138,6 +138,14 @@ class Refiner:
             refined = _mean_place(before[above], refined, looks_before)
         on = windows[above] + self._less if self._nms_on == "windows" else None
         return refined[suppress(refined, settings.nms, settings.nms_mode, on, settings.max_per_image)]
+
+    def _least(self, score: float, looks: int) -> float:
+        """Return the mean score of some looks from which that of all can still reach `score`: no look gives above 1.
+
+        So a threshold asks for the same detections as a lower one does that is applied afterwards, which is how
+        thresholds are calibrated and curves are drawn.
+        """
+        return float(score ** (self._looks / looks))
 
     def arrays(self) -> Mapping[str, NDArray[Any]]:
         return self.runner.arrays()

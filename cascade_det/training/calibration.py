@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from cascade_det.cascade import Cascade
 from cascade_det.core.geometry import box_sides, coverage_matrix, iou_matrix
 from cascade_det.core.imaging import Resampler
+from cascade_det.core.schema import PyramidSection
 from cascade_det.core.types import Annotations, Detections
 from cascade_det.data.picture_set import PictureSet
 from cascade_det.errors import DataError
@@ -49,9 +50,10 @@ def calibrate(
 ) -> Thresholds:
     """Measure the thresholds of the cascade's last stage.
 
-    `detect_recall` is relative: of the counted objects (not ignored, at least the minimum size) that the stages before
-    still hold at IoU 0.5, the share that this stage still holds. `mine_recall` is the same with the stages before at
-    their mining thresholds. The recipe's last stage takes its detection threshold from `max_fppi` instead.
+    `detect_recall` is relative: of the counted objects (not ignored, of a size that the pyramid looks for) that the
+    stages before still hold at IoU 0.5, the share that this stage still holds. `mine_recall` is the same with the
+    stages before at their mining thresholds. The recipe's last stage takes its detection threshold from `max_fppi`
+    instead.
 
     Args:
         cascade: the stages up to the one to calibrate; those before have thresholds.
@@ -122,7 +124,7 @@ def _records(
             outputs = [found for _, found, _ in cascade.run_stages(images, settings[purpose])]
             for row, truth in enumerate(truths):
                 found_by_stage = [found[row] for found in outputs]
-                records[purpose].append(_record(truth, found_by_stage, cascade.recipe.pyramid.min_object_px))
+                records[purpose].append(_record(truth, found_by_stage, cascade.recipe.pyramid))
         progress(len(batch))
     return records
 
@@ -140,9 +142,11 @@ def _readable(
     return images, truths
 
 
-def _record(truth: Annotations, outputs: Sequence[Detections], min_object_px: float) -> _Record:
+def _record(truth: Annotations, outputs: Sequence[Detections], pyramid: PyramidSection) -> _Record:
     found = outputs[-1]
-    counted = ~truth.ignore & (box_sides(truth.boxes)[1] >= min_object_px)
+    height = box_sides(truth.boxes)[1]
+    sought = (height >= pyramid.min_object_px) & (height <= (pyramid.max_object_px or np.inf))
+    counted = ~truth.ignore & sought
     held = counted.copy()
     if len(outputs) > 1:
         held &= (iou_matrix(outputs[-2].boxes, truth.boxes) >= _MATCH_IOU).any(axis=0)

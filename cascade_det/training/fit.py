@@ -35,6 +35,7 @@ from cascade_det.training.plan import WEIGHTS
 from cascade_det.training.run_folder import explanation
 
 # Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
+_FIGURES = "figures.json"
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
@@ -59,6 +60,8 @@ def run_fit(
         RunError: the child failed; its last words are on standard error.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if all((folder / name).is_file() for name in (WEIGHTS, _FIGURES)):  # cut off after it had ended
+        return dict(json.loads((folder / _FIGURES).read_text()))
     job = {
         "recipe": recipe_to_dict(recipe),
         "stage": stage,
@@ -75,8 +78,7 @@ def run_fit(
             f"fitting stage {stage!r} ended with exit code {result.returncode}; what it said stands above. "
             "The same command goes on from the last checkpoint."
         )
-    figures: dict[str, float] = json.loads((folder / "figures.json").read_text())
-    return figures
+    return dict(json.loads((folder / _FIGURES).read_text()))
 
 
 def main(folder: Path) -> int:
@@ -112,14 +114,34 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
     steps = max(1, (values.samples or 1) // (values.batch_size or 1))
     epochs = min(recipe.train.validations, steps)
     per_epoch = -(-steps // epochs)
-    network, module = _module(recipe, stage, values, per_epoch * epochs, job["start"])
+    # Lightning steps the optimizer, and with it schedule and average, once for so many batches and at an epoch's end
+    updates = epochs * -(-per_epoch // int(recipe.train.trainer.get("accumulate_grad_batches", 1)))
+    network, module = _module(recipe, stage, values, updates, job["start"])
     train, val = _datasets(recipe, job, values)
     data = CropData(train, val, per_epoch)
-    trainer = _trainer(recipe, stage, folder, epochs, values.ema or 0.0, per_epoch * epochs, val is not None)
+    trainer = _trainer(recipe, stage, folder, epochs, values.ema or 0.0, updates, val is not None)
     last = newest_checkpoint(folder / "checkpoints", lambda line: print(line, file=sys.stderr))
-    trainer.fit(module, data, ckpt_path=last, weights_only=True)
+    ended = last is not None and _load_ended(module, last, epochs)
+    if ended and val is not None:
+        trainer.validate(module, data, verbose=False)
+    elif not ended:
+        trainer.fit(module, data, ckpt_path=last, weights_only=True)
     if trainer.is_global_zero:
         _save(network, folder, {k: float(v) for k, v in trainer.callback_metrics.items()})
+
+
+def _load_ended(module: Any, checkpoint: Path, epochs: int) -> bool:
+    """Load the weights of a checkpoint where the fit was cut off after its last epoch; return whether it was.
+
+    Lightning would run no batch, and leave the last weights in the module instead of the averaged ones.
+    """
+    import torch
+
+    state = torch.load(checkpoint, map_location="cpu", weights_only=True)
+    if state["epoch"] + 1 < epochs:
+        return False
+    module.load_state_dict(state["state_dict"])
+    return True
 
 
 def _module(recipe: Recipe, stage: str, values: Any, steps: int, start: str | None) -> tuple[Any, Any]:
@@ -256,7 +278,7 @@ def _save(network: Any, folder: Path, figures: dict[str, float]) -> None:
 
     arrays = {name: value.detach().cpu().contiguous().numpy() for name, value in network.state_dict().items()}
     write_bytes_atomic(folder / WEIGHTS, save(arrays))
-    write_json_atomic(folder / "figures.json", {k: round(v, 6) for k, v in figures.items()}, indent=1)
+    write_json_atomic(folder / _FIGURES, {k: round(v, 6) for k, v in figures.items()}, indent=1)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import concurrent.futures
 import contextlib
+import copy
 import dataclasses
 import multiprocessing
 import os
@@ -81,6 +82,16 @@ def build_views(recipe: Recipe) -> list[PictureView]:
     return [PictureView(view, f"data.views.{name}", flip) for name, view in recipe.data.views.items()]
 
 
+def mistakes_sampler(samplers: Mapping[str, Sampler]) -> FromCascade:
+    """Return what a later round mines with: negatives alone, judged by the bands that the stage's own samplers have."""
+    own = next((sampler for sampler in samplers.values() if isinstance(sampler, FromCascade)), None)
+    mistakes = FromCascade() if own is None else copy.copy(own)
+    if own is None:
+        mistakes.bands = next((s.bands for s in samplers.values() if hasattr(s, "bands")), mistakes.bands)
+    mistakes.positives_per_box = mistakes.parts_per_box = mistakes.tries_per_box = 0
+    return mistakes
+
+
 class Miner:
     """Mines pictures of one job; lives in a worker process."""
 
@@ -94,7 +105,7 @@ class Miner:
         self.views = build_views(recipe) if job.split == "train" else []
         self.samplers: Mapping[str, Sampler] = build_samplers(recipe, job.stage)
         if job.round_number > 1:
-            self.samplers = {"mistakes": FromCascade(positives_per_box=0, parts_per_box=0)}
+            self.samplers = {"mistakes": mistakes_sampler(self.samplers)}
         self.cascade = self._load_cascade() if job.model is not None else None
         self.stage_number = list(recipe.stages).index(job.stage)
         silent = silent_sources(recipe, job.stage) if job.split == "train" else set()

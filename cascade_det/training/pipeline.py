@@ -22,7 +22,7 @@ from cascade_det.data.picture_set import refuse_overlap, remarks
 from cascade_det.data.shards import read_manifest, shard_fault, shards_in
 from cascade_det.data.sources import Source
 from cascade_det.errors import RunError, choices
-from cascade_det.evaluation.run import evaluate_sources, scored_pictures
+from cascade_det.evaluation.run import EVALUATION_SCORE, evaluate_sources, scored_pictures
 from cascade_det.evaluation.summary import protocol_lines, warnings_of
 from cascade_det.report.render import REPORT, write_report
 from cascade_det.report.training import read_training
@@ -264,8 +264,7 @@ class Run:
         places = self.plan.val_pictures.places
         for source in range(len(self.plan.val_pictures.names)):
             numbers = [number for number, (owner, _) in enumerate(places) if owner == source]
-            count = min(self.recipe.mine.val_images, len(numbers))
-            chosen += [numbers[int(i)] for i in np.linspace(0, len(numbers) - 1, count)] if count else []
+            chosen += _evenly(numbers, self.recipe.mine.val_images)
         return chosen
 
     def _pool(self, step: Step) -> list[Path]:
@@ -323,11 +322,11 @@ class Run:
         return dict(zip(self.plan.val_pictures.names, self.plan.val_pictures.sources, strict=True))
 
     def _calibrating(self, stage: str) -> list[int]:
-        """Return the pictures that a stage is calibrated on: of sources that teach its score, where there are any."""
+        """Return the pictures to calibrate a stage on, evenly chosen of sources that teach its score, if any do."""
         pictures, (_, held) = self.plan.train_pictures, self.plan.split
         silent = silent_sources(self.recipe, stage)
         telling = [number for number in held if pictures.names[pictures.places[number][0]] not in silent]
-        return (telling or held)[: self.recipe.calibrate.max_images]
+        return _evenly(telling or held, self.recipe.calibrate.max_images)
 
     def _evaluate(self, step: Step, folder: Path) -> tuple[str, dict[str, Any]]:
         cascade = self._whole_cascade()
@@ -335,6 +334,7 @@ class Run:
         cascade.to("auto")
         sources = self._val_sources()
         evaluators = build_evaluators(self.recipe)
+        self._say(f"evaluate: detections are kept down to a score of {EVALUATION_SCORE} so that AP is not cut short")
         with self._bar("evaluate", scored_pictures(list(sources.values()))) as tick:
             metrics, errors = evaluate_sources(cascade, sources, evaluators, folder, progress=tick)
         for name, reason in errors:
@@ -344,6 +344,12 @@ class Run:
             for line in (*protocol_lines(name, figures), *warnings_of(figures)):
                 self._say(line)
         return fingerprint({"metrics": metrics.get("AP")}), {"unreadable": len(errors)}
+
+
+def _evenly(numbers: Sequence[int], most: int) -> list[int]:
+    """Return at most so many of `numbers`, evenly chosen, in their order."""
+    count = min(most, len(numbers))
+    return [numbers[int(place)] for place in np.linspace(0, len(numbers) - 1, count)] if count else []
 
 
 def _output(shards: Sequence[Path]) -> str:

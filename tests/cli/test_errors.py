@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from cascade_det.cli.app import main
-from cascade_det.errors import CascadeError
 
 
 class TestErrors:
@@ -130,7 +129,9 @@ class TestErrors:
         assert main(["status", str(tiny.recipe), "--json", str(tmp_path / "file" / "s.json")]) == 2
         assert str(tmp_path / "file") in capsys.readouterr().err
 
-    def test_debug_shows_where(self, tmp_path: Path) -> None:
+    def test_debug_shows_where(self, capsys: pytest.CaptureFixture[str]) -> None:
         for arguments in (["--debug", "detect", "no_model", "x"], ["check", "no_recipe", "--debug"]):
-            with pytest.raises(CascadeError):
-                main(arguments)
+            assert main(arguments) == 2
+            told = capsys.readouterr().err
+            assert told.startswith("Traceback")
+            assert told.splitlines()[-1].startswith("error: ")

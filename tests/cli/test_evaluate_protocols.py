@@ -12,10 +12,14 @@ import pytest
 import scipy.io
 from numpy.typing import NDArray
 
+import cascade_det
 from cascade_det.cascade import Cascade
 from cascade_det.cli.app import main
 from cascade_det.core.imaging import Resampler, write_image
+from cascade_det.core.schema import Part
 from cascade_det.core.types import Detections
+from cascade_det.data.formats.coco import Coco
+from cascade_det.errors import DataError
 from cascade_det.stages.base import StageSettings
 
 HW = (60, 80)
@@ -200,6 +204,48 @@ def test_several_protocols_at_once(
     second = figures(coco / "scored" / "metrics.json")
     assert second["nme"] == metrics["points"]["nme"]
     assert second["coco"]["AP50"] == metrics["AP50"]
+
+
+def test_an_object_without_visibility_counts_as_visible(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some objects may lack a number that others have: `evaluate` scores them as `score` does, on its own truth too."""
+    monkeypatch.chdir(coco)
+    truth = figures(coco / "truth.json")
+    del truth["annotations"][0]["vis_ratio"], truth["annotations"][1]["area"]
+    (coco / "truth.json").write_text(json.dumps(truth))
+    given = ["--images", "p", "--annotations", "truth.json", "--metrics", "coco,miss-rate", "--out", "scored"]
+    assert run("evaluate", "mtcnn_face", *given) == 0
+    evaluated = figures(coco / "scored" / "metrics.json")["miss-rate"]
+    for file in ("truth.json", "scored/truth.json"):
+        command = ["score", "miss-rate", "--predictions", "scored/detections.json", "--annotations", file]
+        assert main([*command, "--json", "score.json"]) == 0
+        assert figures(coco / "score.json") == {k: v for k, v in evaluated.items() if k != "warnings"}
+    written = figures(coco / "scored" / "truth.json")["annotations"]
+    assert [(own.get("vis_ratio"), own["area"]) for own in written] == [(None, 900), (0.3, 900)]
+
+
+def test_from_python_as_from_the_command_line(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The recipe of the shipped model groups by `source`; a truth without this field has no such groups."""
+    monkeypatch.chdir(coco)
+    truth = figures(coco / "truth.json")
+    for picture in truth["images"]:
+        del picture["source"]
+    (coco / "truth.json").write_text(json.dumps(truth))
+    source = Coco(images="p", annotations="truth.json", category="face", num_points=5)
+    from_python = cascade_det.evaluate(Cascade.load("mtcnn_face", device="cpu"), source)
+    assert run("evaluate", "mtcnn_face", "--images", "p", "--annotations", "truth.json", "--json", "told.json") == 0
+    told = figures(coco / "told.json")
+    assert {"AP", "recall_at_fppi", "nme", "funnel", "settings"} <= set(from_python)
+    assert from_python["AP"] == told["AP"]
+    assert from_python["funnel"] == told["funnel"]
+
+
+def test_python_refuses_before_it_reads(coco: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(coco)
+    monkeypatch.setattr("cascade_det.data.formats.picture_files.read_image", lambda *_: pytest.fail("read"))
+    cascade = Cascade.load("mtcnn_face", device="cpu")
+    cascade.recipe.evaluate["ellipses"] = Part("fddb", {})
+    with pytest.raises(DataError, match="the metric fddb compares with FDDB's ellipses"):
+        cascade_det.evaluate(cascade, Coco(images="p", annotations="truth.json", category="face", num_points=5))
 
 
 @pytest.mark.parametrize(

@@ -117,6 +117,18 @@ class TestPictureView:
             assert len(found) == 2
             assert np.abs(found).max() <= 0.6
 
+    @pytest.mark.parametrize("factor", [0.25, 0.5, 2, 4])
+    def test_a_cut_that_is_scaled_scales_edges(self, factor: float) -> None:
+        """Not the centres of pixels: half a pixel is a lot for an object that becomes small."""
+        image, truth = marked()
+        height, width = image.shape[:2]
+        size = [int(height * factor), int(width * factor)]
+        whole = {"scale": [1.0, 1.0], "ratio": [width / height, width / height], "size": size}
+        moved, now = shown(view("RandomResizedCrop", **whole), image, truth)
+        assert moved.shape[:2] == tuple(size)
+        np.testing.assert_allclose(now.points, truth.points * factor, atol=1e-3)
+        np.testing.assert_allclose(now.boxes, truth.boxes * factor, atol=1e-3)
+
     @pytest.mark.parametrize("degrees", [20, -30, 45])
     def test_a_turned_box_is_that_of_the_turned_ellipse(self, degrees: float) -> None:
         image, truth = marked(BOXES[:1], POINTS[:1])

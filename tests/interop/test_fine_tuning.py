@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,10 @@ def test_a_head_that_the_imported_model_lacks_starts_fresh(
     recipe: Path, fakes: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = tmp_path / "imported.safetensors"
-    assert main(["import", "facenet-pytorch", str(fakes.write("facenet-pytorch")), "--out", str(model)]) == 0
+    told = tmp_path / "told.json"
+    command = ["import", "facenet-pytorch", str(fakes.write("facenet-pytorch")), "--out", str(model)]
+    assert main([*command, "--json", str(told)]) == 0
+    assert json.loads(told.read_text())["stages"]["pnet"]["parameters"] == 6_599
     words = [str(recipe), f"init={model}", "stages.pnet.heads.points.kind=points", *SHORT, "--stage", "pnet", "--step"]
     assert main(["train", *words, "mine"]) == 0
     capsys.readouterr()

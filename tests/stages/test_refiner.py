@@ -340,6 +340,20 @@ class TestLooks:
         for got, want in zip(many(pictures, found, keep_all), mean, strict=True):
             assert_close(got, want.sorted(), far=50 if mirror else 1)  # a mirrored crop may be rounded otherwise
 
+    @pytest.mark.parametrize("looks", [1, 2, 3])
+    @pytest.mark.parametrize("score", [0.2, 0.4, 0.5])
+    def test_a_threshold_asks_for_what_a_lower_one_gives_from_it_on(self, looks: int, score: float) -> None:
+        """No look drops what the mean of all looks would keep, so calibrated thresholds hold in use."""
+        many = trained_like(looks=looks)
+        pictures, found = random_case()
+        kept = 0
+        for asked, all_of_them in zip(
+            many(pictures, found, settings(score=score)), many(pictures, found, settings(score=0)), strict=True
+        ):
+            assert_close(asked, all_of_them[all_of_them.scores >= score])
+            kept += len(asked)
+        assert kept
+
     def test_what_falls_below_the_threshold_goes_and_what_meets_is_suppressed(self) -> None:
         """A box head that moves every window to the right by half its side: the second look sees another crop."""
         refiner = bright(heads={"box": BoxOffset()}, looks=2)

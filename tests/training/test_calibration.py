@@ -166,11 +166,13 @@ def run(
     truths: Sequence[Annotations],
     thresholds: Mapping[str, Mapping[str, float]] | None = None,
     unreadable: Sequence[int] = (),
+    max_object_px: float | None = None,
     **calibration_keys: float,
 ) -> calibration.Thresholds:
     """Calibrate the last of these stages of a cascade of three."""
     section = {"kind": "proposer", "calibrate": calibration_keys, "net": {"kind": "mtcnn_pnet"}}
     recipe = recipe_from_dict({"stages": dict.fromkeys("abc", section)}, None)  # type: ignore[arg-type]
+    recipe.pyramid.max_object_px = max_object_px
     built = [Canned(name, answers) for name, answers in zip("abc", stages, strict=False)]
     pictures = PictureSet({"source": Numbered(truths, unreadable)})
     done: list[int] = []
@@ -219,6 +221,15 @@ class TestCalibrate:
     )
     def test_counted_are_objects_that_matter_and_are_large_enough(self, truths: Annotations, objects: int) -> None:
         assert run([[found((0, 0.9), (1, 0.9))]], [truths]).objects == objects
+
+    def test_objects_larger_than_those_sought_do_not_count(self) -> None:
+        """Else the threshold of a first stage falls to its floor for objects that no level of the pyramid shows."""
+        answers, truths = [found((0, 0.9))], [truth(0)]
+        large = Annotations.of(np.array([box(3, side=90)]))
+        both = [Annotations.of(np.concatenate([truths[0].boxes, large.boxes]))]
+        assert run([answers], both, detect_recall=1.0).detect == FLOOR
+        got = run([answers], both, max_object_px=60, detect_recall=1.0)
+        assert (got.objects, got.detect) == (1, pytest.approx(0.9))
 
     def test_the_last_stage_takes_its_threshold_from_false_positives(self) -> None:
         pass_all = [found((0, 0.9), (1, 0.9))] * 4

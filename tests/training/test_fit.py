@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 
@@ -117,6 +118,41 @@ class TestFit:
         figures = [json.loads((folder / "figures.json").read_text()) for folder in (whole, stopped)]
         assert figures[0] == figures[1]
         assert curves(stopped, monkeypatch) == curves(whole, monkeypatch)
+
+    @pytest.mark.parametrize("overrides", [(), ("train.ema=0",)])
+    def test_a_fit_that_was_cut_off_after_its_last_epoch(
+        self, job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, overrides: tuple[str, ...]
+    ) -> None:
+        """Its last checkpoint stands, its weights do not: they are those of the average, as if nothing had happened."""
+        folder = job("run", *overrides)
+        assert fit.main(folder) == 0
+        whole, figures = weights(folder), json.loads((folder / "figures.json").read_text())
+        (folder / "weights.safetensors").unlink()
+        (folder / "figures.json").unlink()
+        monkeypatch.setattr(StageModule, "training_step", lambda *_: pytest.fail("nothing is left to fit"))
+        assert fit.main(folder) == 0
+        assert equal(weights(folder), whole)
+        again = json.loads((folder / "figures.json").read_text())
+        assert again == {name: value for name, value in figures.items() if name.startswith("val/")}
+        assert again
+
+    def test_a_fit_that_has_ended_is_not_entered_again(
+        self, job: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        folder = job("run")
+        assert fit.main(folder) == 0
+        figures = json.loads((folder / "figures.json").read_text())
+        monkeypatch.setattr(fit.subprocess, "run", lambda *_, **__: pytest.fail("entered"))
+        assert fit.run_fit(recipe_of(folder), "pnet", folder, [], [], None) == figures
+
+    def test_gradients_of_several_batches(self, job: Callable[..., Path]) -> None:
+        """The schedule ends with the fit, however many batches make a step of the optimizer."""
+        folder = job("run", "train.trainer.accumulate_grad_batches=4", "train.trainer.log_every_n_steps=1")
+        assert fit.main(folder) == 0
+        last = sorted((folder / "checkpoints").iterdir())[-1]
+        state = torch.load(last, weights_only=True)
+        assert state["global_step"] == 4 * 3  # ten batches an epoch
+        assert state["lr_schedulers"][0]["total_steps"] == 4 * 3 + 1
 
     def test_it_learns(self, job: Callable[..., Path]) -> None:
         folder = job("run", "stages.pnet.train.samples=24000")

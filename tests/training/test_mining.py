@@ -13,13 +13,14 @@ import pytest
 
 from cascade_det.core.geometry import widen
 from cascade_det.core.imaging import write_image
-from cascade_det.core.recipe import load_recipe
+from cascade_det.core.recipe import build_samplers, load_recipe
 from cascade_det.core.schema import SourcePart
 from cascade_det.core.types import SampleRole
 from cascade_det.data.shards import Pool, read_manifest
 from cascade_det.data.synthetic import Synthetic
 from cascade_det.errors import RecipeError
-from cascade_det.training.mining import Miner, MiningJob, build_views, mine
+from cascade_det.samplers.from_cascade import FromCascade
+from cascade_det.training.mining import Miner, MiningJob, build_views, mine, mistakes_sampler
 
 FLIPPED = "data.views.flipped={share: 1.0, transform: {kind: HorizontalFlip, params: {}}}"
 
@@ -220,6 +221,18 @@ class TestCandidates:
         loose = mined_here(job(tiny, "rnet", range(4), free, f"{key}.nms={nms}"), tmp_path / "loose")
         counts = [int((pool.role == SampleRole.negative).sum()) for pool in (kept, loose)]
         assert counts[1] > counts[0] > 0
+
+    def test_a_second_round_judges_as_the_first(self, tiny: Any) -> None:
+        first = build_samplers(load_recipe(tiny.recipe, "stages.rnet.samplers.mined.params.negative=0.21"), "rnet")
+        mistakes = mistakes_sampler(first)
+        assert vars(mistakes) == {
+            **vars(first["mined"]), "positives_per_box": 0, "parts_per_box": 0, "tries_per_box": 0
+        }  # fmt: skip
+        assert mistakes.bands.negative == 0.21
+        assert first["mined"].positives_per_box > 0  # type: ignore[attr-defined]
+        windows = build_samplers(load_recipe(tiny.recipe, "stages.pnet.samplers.windows.params.negative=0.21"), "pnet")
+        assert mistakes_sampler(windows).bands.negative == 0.21
+        assert mistakes_sampler({}).negatives_per_image == FromCascade().negatives_per_image
 
     def test_a_second_round_cuts_the_mistakes_of_the_stage_itself(self, tiny: Any, tmp_path: Path) -> None:
         of = job(tiny, "rnet", range(12), round_number=2)

@@ -49,9 +49,9 @@ class Coco(PictureFiles):
         max_pixels: a picture of more pixels is refused before it is decoded.
 
     An object with `iscrowd` or `ignore` is ignored. Every other field of an annotation that holds a text, number or
-    truth value becomes a column of `extras`: numbers where all annotations have one, otherwise texts with "" where an
-    annotation lacks the field. Such fields of a picture become `Picture.fields`. Where objects of several categories
-    are taken, a column `category` tells them apart.
+    truth value becomes a column of `extras`: numbers where nothing else stands, NaN where an annotation lacks the
+    field; otherwise texts, "" where it is lacking. Such fields of a picture become `Picture.fields`. Where objects of
+    several categories are taken, a column `category` tells them apart.
 
     Raises:
         TypeError, ValueError: a parameter has another form than these, or a value that there is not.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import posixpath
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,8 +182,8 @@ def columns(records: Sequence[Record], all_records: Sequence[Record]) -> dict[st
             found[name] = np.asarray(own, bool)
         elif all(type(value) is int and abs(value) < 2**63 for value in values):
             found[name] = np.asarray(own, np.int64)
-        elif all(type(value) in (int, float) for value in values):
-            found[name] = np.asarray([real(value) for value in own], np.float64)
+        elif all(value is None or type(value) in (int, float) for value in values):
+            found[name] = np.asarray([math.nan if value is None else real(value) for value in own], np.float64)
         else:
             texts = [str(value) if _is_scalar(value) else "" for value in own]
             found[name] = np.asarray(texts, f"<U{max(len(str(v)) for v in values if _is_scalar(v)) or 1}")
