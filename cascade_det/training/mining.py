@@ -86,8 +86,9 @@ def mistakes_sampler(samplers: Mapping[str, Sampler]) -> FromCascade:
     """Return what a later round mines with: negatives alone, judged by the bands that the stage's own samplers have."""
     own = next((sampler for sampler in samplers.values() if isinstance(sampler, FromCascade)), None)
     mistakes = FromCascade() if own is None else copy.copy(own)
-    if own is None:
-        mistakes.bands = next((s.bands for s in samplers.values() if hasattr(s, "bands")), mistakes.bands)
+    bands = next((sampler.bands for sampler in samplers.values() if sampler.bands is not None), None)
+    if own is None and bands is not None:
+        mistakes.bands = bands
     mistakes.positives_per_box = mistakes.parts_per_box = mistakes.tries_per_box = 0
     return mistakes
 
