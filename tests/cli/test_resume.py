@@ -6,7 +6,7 @@ import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +38,7 @@ RECIPE: dict[str, Any] = {
     },
 }
 PICTURES = 26  # evaluate runs 8 at once
+SAME = ["--device", "cpu", "--threads", "1"]  # here and in a process of its own: sums of other threads round otherwise
 KILLED = """
 import os, signal, sys
 from cascade_det.cli.app import main
@@ -57,6 +58,14 @@ def append_and_die(self, entry):
 Journal.append = append_and_die
 main(sys.argv[1:])
 """
+
+
+@pytest.fixture(autouse=True)
+def threads_as_before() -> Iterator[None]:
+    """Give the process back the threads that `--threads` of these commands takes from it."""
+    threads = torch.get_num_threads()
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +116,7 @@ class TestEvaluate:
     @pytest.fixture
     def words(self, data: Path) -> Words:
         def command(out: Path, *more: object, model: str = "model") -> list[str]:
-            named = ["--images", data / "p", "--annotations", data / "truth.json", "--device", "cpu"]
+            named = ["--images", data / "p", "--annotations", data / "truth.json", *SAME]
             return list(map(str, ["evaluate", data / f"{model}.safetensors", *named, "--out", out, *more]))
 
         return command
@@ -169,7 +178,7 @@ class TestDetect:
     def words(self, data: Path) -> Words:
         def command(out: Path, *more: object) -> list[str]:
             flags = ["--out", out / "found", "--crops", out / "crops", "--draw", "--save-as", "csv", "--score", "0"]
-            return list(map(str, ["detect", data / "model.safetensors", data / "p", "--device", "cpu", *flags, *more]))
+            return list(map(str, ["detect", data / "model.safetensors", data / "p", *SAME, *flags, *more]))
 
         return command
 
