@@ -34,8 +34,8 @@ from cascade_det.training.checkpoints import checkpoint_callback, newest_checkpo
 from cascade_det.training.plan import WEIGHTS
 from cascade_det.training.run_folder import explanation
 
-# Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
 _FIGURES = "figures.json"
+# Freed activations that go back to the system fault in again at each step: half of the speed of a fit on a CPU.
 _MALLOC = {
     "MALLOC_MMAP_THRESHOLD_": str(1 << 32),
     "MALLOC_TRIM_THRESHOLD_": str(1 << 33),
@@ -115,13 +115,13 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
     epochs = min(recipe.train.validations, steps)
     per_epoch = -(-steps // epochs)
     # Lightning steps the optimizer, and with it schedule and average, once for so many batches and at an epoch's end
-    updates = epochs * -(-per_epoch // int(recipe.train.trainer.get("accumulate_grad_batches", 1)))
+    updates = epochs * -(-per_epoch // int(recipe.train.trainer.get("accumulate_grad_batches") or 1))
     network, module = _module(recipe, stage, values, updates, job["start"])
     train, val = _datasets(recipe, job, values)
     data = CropData(train, val, per_epoch)
     trainer = _trainer(recipe, stage, folder, epochs, values.ema or 0.0, updates, val is not None)
     last = newest_checkpoint(folder / "checkpoints", lambda line: print(line, file=sys.stderr))
-    ended = last is not None and _load_ended(module, last, epochs)
+    ended = last is not None and _load_ended(module, last, trainer.max_epochs or -1)
     if ended and val is not None:
         trainer.validate(module, data, verbose=False)
     elif not ended:
@@ -133,12 +133,13 @@ def _fit(recipe: Recipe, job: dict[str, Any], folder: Path) -> None:
 def _load_ended(module: Any, checkpoint: Path, epochs: int) -> bool:
     """Load the weights of a checkpoint where the fit was cut off after its last epoch; return whether it was.
 
-    Lightning would run no batch, and leave the last weights in the module instead of the averaged ones.
+    Lightning would run no batch, and leave the last weights in the module instead of the averaged ones. Its -1 for
+    `epochs` is no end.
     """
     import torch
 
     state = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    if state["epoch"] + 1 < epochs:
+    if not 0 < epochs <= state["epoch"] + 1:
         return False
     module.load_state_dict(state["state_dict"])
     return True
