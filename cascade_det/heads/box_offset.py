@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
+from cascade_det.heads.losses import error_named, errors
 
 if TYPE_CHECKING:
     import torch
@@ -20,12 +21,18 @@ _WINDOW = np.array([0, 0, 1, 1], np.float32)
 
 @register_head("box_offset")
 class BoxOffset(Head):
-    """Four offsets (truth edge - window edge) / window side, squared error; positives and parts teach it.
+    """Four offsets (truth edge - window edge) / window side; positives and parts teach it.
+
+    Args:
+        error: what an offset from the truth costs: "squared" (the paper's) or "absolute".
 
     Source: Zhang et al. 2016, eq. 2; the target of the public training codes.
     """
 
     field = "boxes"
+
+    def __init__(self, error: str = "squared") -> None:
+        self.error = error_named(error)
 
     def teaches(self, truth: CropTruth) -> NDArray[np.bool_]:
         return truth.has_box & ((truth.role == SampleRole.positive) | (truth.role == SampleRole.part))
@@ -43,4 +50,4 @@ class BoxOffset(Head):
         return nn.Conv2d(in_channels, 4, kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return ((raw - target) ** 2).sum(dim=1)
+        return errors(raw, target, self.error).sum(dim=1)

@@ -1,13 +1,40 @@
-"""From the losses of rows to the loss of a batch."""
+"""How far a raw output is from its target, and from the losses of rows to the loss of a batch."""
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import TYPE_CHECKING
 
 from cascade_det.heads.base import Reduction
 
 if TYPE_CHECKING:
     import torch
+
+
+class Error(str, Enum):
+    """What an offset costs: its square as in the paper, or its size, which heeds wrong annotations less and small
+    offsets more."""
+
+    squared = "squared"
+    absolute = "absolute"
+
+
+def error_named(name: str) -> Error:
+    """Return the error that a recipe names.
+
+    Raises:
+        ValueError: there is no such error.
+    """
+    names = [error.value for error in Error]
+    if name not in names:
+        raise ValueError(f"error={name!r} must be one of {', '.join(names)}")
+    return Error(name)
+
+
+def errors(raw: torch.Tensor, target: torch.Tensor, error: Error) -> torch.Tensor:
+    """Return what each of the offsets ``(B, D)`` from the target costs, ``(B, D)``."""
+    offset = raw - target
+    return offset**2 if error == Error.squared else offset.abs()
 
 
 def reduce_rows(

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
+from cascade_det.heads.losses import error_named, errors
 
 if TYPE_CHECKING:
     import torch
@@ -21,23 +22,27 @@ _ALL_ROLES = tuple(role.name for role in SampleRole)
 
 @register_head("points")
 class Points(Head):
-    """K points (p - window corner) / window side, squared error over the known coordinates.
+    """K points (p - window corner) / window side; the known points teach it.
 
     Args:
         num_points: K, given by the recipe's ``object.points``.
         roles: which rows teach it; by default every row whose object has known points.
+        error: what an offset from the truth costs: "squared" (the paper's) or "absolute".
 
     Source: Zhang et al. 2016, eq. 3, with visibility per point added.
     """
 
     field = "points"
 
-    def __init__(self, num_points: int, roles: Sequence[str] = ("part", "positive", "points")) -> None:
+    def __init__(
+        self, num_points: int, roles: Sequence[str] = ("part", "positive", "points"), error: str = "squared"
+    ) -> None:
         unknown = sorted(set(roles) - set(_ALL_ROLES))
         if unknown or num_points < 1:
             raise ValueError(f"num_points={num_points}, roles={list(roles)}: need K >= 1 and roles of {_ALL_ROLES}")
         self.num_points = num_points
         self.roles = tuple(roles)
+        self.error = error_named(error)
 
     def teaches(self, truth: CropTruth) -> NDArray[np.bool_]:
         chosen = np.isin(truth.role, [SampleRole[name] for name in self.roles])
@@ -57,5 +62,5 @@ class Points(Head):
         return nn.Conv2d(in_channels, 2 * self.num_points, kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        error = ((raw - target) ** 2).reshape(len(raw), self.num_points, 2).sum(dim=2)
-        return (error * mask).sum(dim=1)
+        of_points = errors(raw, target, self.error).reshape(len(raw), self.num_points, 2).sum(dim=2)
+        return (of_points * mask).sum(dim=1)

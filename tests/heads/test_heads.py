@@ -14,6 +14,7 @@ from torch.nn import functional
 from cascade_det.core.geometry import crop_truth
 from cascade_det.core.registry import HEADS
 from cascade_det.core.types import Annotations, CropPlan, CropTruth, SampleRole
+from cascade_det.errors import RecipeError
 from cascade_det.heads.base import Head, Reduction
 from cascade_det.heads.losses import reduce_rows
 
@@ -157,9 +158,22 @@ def test_points_refuses(params: dict[str, Any], message: str) -> None:
         HEADS.get("points")(**{"num_points": K, **params})
 
 
-def test_the_box_loss_is_a_sum_of_squares() -> None:
+@pytest.mark.parametrize(("error", "expected"), [({}, 14), ({"error": "squared"}, 14), ({"error": "absolute"}, 6)])
+def test_the_box_loss_is_a_sum_over_the_edges(error: dict[str, str], expected: float) -> None:
     raw, target = torch.tensor([[1.0, 2, 3, 4], [0, 0, 0, 0]]), torch.tensor([[0.0, 2, 1, 7], [0, 0, 0, 0]])
-    assert head_of("box_offset").loss(raw, target, torch.ones(2, dtype=torch.bool)).tolist() == [14, 0]
+    loss = head_of("box_offset", **error).loss(raw, target, torch.ones(2, dtype=torch.bool))
+    assert loss.tolist() == [expected, 0]
+
+
+def test_absolute_errors_of_known_points() -> None:
+    raw, known = torch.tensor([[1.0, -2, 3, 4, -5, 6]]), torch.tensor([[True, False, True]])
+    assert head_of("points", error="absolute").loss(raw, torch.zeros(1, 6), known).tolist() == [14]
+
+
+@pytest.mark.parametrize("kind", ["box_offset", "points"])
+def test_an_error_that_there_is_not(kind: str) -> None:
+    with pytest.raises(RecipeError, match="error=.huber. must be one of squared, absolute"):
+        head_of(kind, error="huber")
 
 
 @quick
