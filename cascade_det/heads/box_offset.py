@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
-from cascade_det.heads.losses import error_named, errors
+from cascade_det.heads.losses import known_error, offset_errors
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +32,7 @@ class BoxOffset(Head):
     field = "boxes"
 
     def __init__(self, error: str = "squared") -> None:
-        self.error = error_named(error)
+        self.error = known_error(error)
 
     def teaches(self, truth: CropTruth) -> NDArray[np.bool_]:
         return truth.has_box & ((truth.role == SampleRole.positive) | (truth.role == SampleRole.part))
@@ -50,4 +50,4 @@ class BoxOffset(Head):
         return nn.Conv2d(in_channels, 4, kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        return errors(raw, target, self.error).sum(dim=1)
+        return offset_errors(raw, target, self.error).sum(dim=1)

@@ -2,39 +2,33 @@
 
 from __future__ import annotations
 
-from enum import Enum
 from typing import TYPE_CHECKING
 
+from cascade_det.errors import choices
 from cascade_det.heads.base import Reduction
 
 if TYPE_CHECKING:
     import torch
 
 
-class Error(str, Enum):
-    """What an offset costs: its square as in the paper, or its size, which heeds wrong annotations less and small
-    offsets more."""
-
-    squared = "squared"
-    absolute = "absolute"
+OFFSET_ERRORS = ("squared", "absolute")  # the paper's; one that heeds wrong annotations less and small offsets more
 
 
-def error_named(name: str) -> Error:
-    """Return the error that a recipe names.
+def known_error(error: str) -> str:
+    """Return an error's name if it is one of `OFFSET_ERRORS`.
 
     Raises:
-        ValueError: there is no such error.
+        ValueError: it is none of them.
     """
-    names = [error.value for error in Error]
-    if name not in names:
-        raise ValueError(f"error={name!r} must be one of {', '.join(names)}")
-    return Error(name)
+    if error not in OFFSET_ERRORS:
+        raise ValueError(f"error={error!r} is unknown; {choices(error, OFFSET_ERRORS)}")
+    return error
 
 
-def errors(raw: torch.Tensor, target: torch.Tensor, error: Error) -> torch.Tensor:
-    """Return what each of the offsets ``(B, D)`` from the target costs, ``(B, D)``."""
+def offset_errors(raw: torch.Tensor, target: torch.Tensor, error: str) -> torch.Tensor:
+    """Return what each of the outputs ``(B, D)`` costs by its offset from the target, ``(B, D)``."""
     offset = raw - target
-    return offset**2 if error == Error.squared else offset.abs()
+    return offset**2 if error == "squared" else offset.abs()
 
 
 def reduce_rows(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
-from cascade_det.heads.losses import error_named, errors
+from cascade_det.heads.losses import known_error, offset_errors
 
 if TYPE_CHECKING:
     import torch
@@ -42,7 +42,7 @@ class Points(Head):
             raise ValueError(f"num_points={num_points}, roles={list(roles)}: need K >= 1 and roles of {_ALL_ROLES}")
         self.num_points = num_points
         self.roles = tuple(roles)
-        self.error = error_named(error)
+        self.error = known_error(error)
 
     def teaches(self, truth: CropTruth) -> NDArray[np.bool_]:
         chosen = np.isin(truth.role, [SampleRole[name] for name in self.roles])
@@ -62,5 +62,5 @@ class Points(Head):
         return nn.Conv2d(in_channels, 2 * self.num_points, kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        of_points = errors(raw, target, self.error).reshape(len(raw), self.num_points, 2).sum(dim=2)
+        of_points = offset_errors(raw, target, self.error).reshape(len(raw), self.num_points, 2).sum(dim=2)
         return (of_points * mask).sum(dim=1)

@@ -172,7 +172,7 @@ def test_absolute_errors_of_known_points() -> None:
 
 @pytest.mark.parametrize("kind", ["box_offset", "points"])
 def test_an_error_that_there_is_not(kind: str) -> None:
-    with pytest.raises(RecipeError, match="error='huber' must be one of squared, absolute"):
+    with pytest.raises(RecipeError, match="error='huber' is unknown; Choices: absolute, squared"):
         head_of(kind, error="huber")
 
 
