@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cascade_det.core.geometry import mirror_detections
+from cascade_det.core.geometry import iou_matrix, mirror_detections
 from cascade_det.core.imaging import Border, Resampler
 from cascade_det.core.nms import NmsMode
 from cascade_det.core.types import Detections
@@ -316,8 +316,10 @@ class TestLooks:
         assert [(len(f), f.points is not None) for f in found] == [(0, True)]
 
     @pytest.mark.parametrize(("looks", "mirror"), [(2, False), (3, False), (2, True), (3, True)])
-    def test_the_mean_of_what_each_look_says(self, looks: int, mirror: bool) -> None:
-        once, many = trained_like(), trained_like(looks=looks, mirror_looks=mirror, flip_points=FLIP)
+    @pytest.mark.parametrize("agreement", [False, True])
+    def test_the_mean_of_what_each_look_says(self, looks: int, mirror: bool, agreement: bool) -> None:
+        once = trained_like()
+        many = trained_like(looks=looks, mirror_looks=mirror, score_agreement=agreement, flip_points=FLIP)
         pictures, found = random_case()
         keep_all = settings(score=0)
         mean = [one.sorted() for one in once(pictures, found, keep_all)]
@@ -331,7 +333,8 @@ class TestLooks:
                 last = Detections.concat(again) if again else before
                 assert last.points is not None
                 assert before.points is not None
-                scores[row] = (scores[row].astype(np.float64) ** (number - 1) * last.scores) ** (1 / number)
+                sure = np.diag(iou_matrix(before.boxes, last.boxes)) if agreement else 1
+                scores[row] = (scores[row].astype(np.float64) ** (number - 1) * last.scores * sure) ** (1 / number)
                 mean[row] = before.replace(
                     scores=scores[row],
                     boxes=before.boxes + (last.boxes - before.boxes) / number,
@@ -340,19 +343,18 @@ class TestLooks:
         for got, want in zip(many(pictures, found, keep_all), mean, strict=True):
             assert_close(got, want.sorted(), far=50 if mirror else 1)  # a mirrored crop may be rounded otherwise
 
-    @pytest.mark.parametrize("looks", [1, 2, 3])
-    @pytest.mark.parametrize("score", [0.2, 0.4, 0.5])
-    def test_a_threshold_asks_for_what_a_lower_one_gives_from_it_on(self, looks: int, score: float) -> None:
+    @pytest.mark.parametrize(("looks", "agreement"), [(1, False), (2, False), (3, False), (2, True), (3, True)])
+    @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
+    def test_a_threshold_asks_for_what_a_lower_one_gives_from_it_on(
+        self, looks: int, agreement: bool, share: float
+    ) -> None:
         """No look drops what the mean of all looks would keep, so calibrated thresholds hold in use."""
-        many = trained_like(looks=looks)
+        many = trained_like(looks=looks, score_agreement=agreement)
         pictures, found = random_case()
-        kept = 0
-        for asked, all_of_them in zip(
-            many(pictures, found, settings(score=score)), many(pictures, found, settings(score=0)), strict=True
-        ):
+        everything = many(pictures, found, settings(score=0))
+        score = float(np.quantile(np.concatenate([one.scores for one in everything]), share))
+        for asked, all_of_them in zip(many(pictures, found, settings(score=score)), everything, strict=True):
             assert_close(asked, all_of_them[all_of_them.scores >= score])
-            kept += len(asked)
-        assert kept
 
     def test_what_falls_below_the_threshold_goes_and_what_meets_is_suppressed(self) -> None:
         """A box head that moves every window to the right by half its side: the second look sees another crop."""
@@ -370,3 +372,7 @@ class TestLooks:
     def test_too_few(self, looks: int) -> None:
         with pytest.raises(ValueError, match=f"looks={looks} must be at least 1"):
             bright(looks=looks)
+
+    def test_one_look_agrees_with_nothing(self) -> None:
+        with pytest.raises(ValueError, match="set looks to 2 or more"):
+            bright(score_agreement=True)
