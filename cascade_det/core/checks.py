@@ -183,3 +183,13 @@ def _check_teaches(recipe: Recipe) -> None:
         for head in source.teaches or ():
             if head not in heads:
                 raise RecipeError(f"data.train.{name}.teaches={source.teaches}: {choices(head, heads)}.")
+        for point in source.teaches_points or ():
+            if point not in recipe.object.points:
+                raise RecipeError(
+                    f"data.train.{name}.teaches_points={source.teaches_points}: {choices(point, recipe.object.points)}."
+                )
+    for name, source in recipe.data.val.items():
+        if source.teaches_points is not None:
+            raise RecipeError(
+                f"data.val.{name}.teaches_points={source.teaches_points}: what is scored teaches nothing; leave it out."
+            )

@@ -61,6 +61,12 @@ class SourcePart:
     kind: str = key("registered name of the source", "mine", "???")
     params: dict[str, Any] = key("parameters of its constructor", "mine", factory=dict)
     teaches: Optional[list[str]] = key("names of the heads it teaches; all where absent", "mine", None)
+    teaches_points: Optional[list[str]] = key(
+        "of object.points, those that it marks where the others do and so teaches; all where absent",
+        "mine",
+        None,
+        later=True,
+    )
 
 
 @dataclass

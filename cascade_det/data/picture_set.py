@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cascade_det.core.recipe import build_source
-from cascade_det.core.schema import Recipe
+from cascade_det.core.schema import Recipe, SourcePart
 from cascade_det.core.types import Annotations
 from cascade_det.data.sources import Picture, Source, left_out
 from cascade_det.errors import DataError
@@ -21,16 +21,26 @@ class PictureSet:
 
     Args:
         sources: the sources by name, in the recipe's order.
+        taught_points: by name of a source ``(K,)`` bool, of which points its truth counts; all where absent.
     """
 
-    def __init__(self, sources: Mapping[str, Source]) -> None:
+    def __init__(self, sources: Mapping[str, Source], taught_points: Mapping[str, NDArray[np.bool_]] = {}) -> None:
         self.names = list(sources)
         self.sources = list(sources.values())
+        self._taught_points = dict(taught_points)
 
     @staticmethod
     def of(recipe: Recipe, split: str) -> PictureSet:
         """Build all sources of "train" or "val"."""
-        return PictureSet({name: build_source(recipe, split, name) for name in getattr(recipe.data, split)})
+        parts: dict[str, SourcePart] = getattr(recipe.data, split)
+        return PictureSet(
+            {name: build_source(recipe, split, name) for name in parts},
+            {
+                name: np.isin(recipe.object.points, part.teaches_points)
+                for name, part in parts.items()
+                if part.teaches_points is not None
+            },
+        )
 
     @cached_property
     def places(self) -> list[tuple[int, int]]:
@@ -46,9 +56,11 @@ class PictureSet:
         return self.sources[source].pictures[index]
 
     def annotations(self, number: int) -> Annotations:
-        """Return the truth of picture `number`."""
+        """Return the truth of picture `number`; points that its source does not teach are unknown."""
         source, index = self.places[number]
-        return self.sources[source].annotations(index)
+        truth = self.sources[source].annotations(index)
+        taught = self._taught_points.get(self.names[source])
+        return truth if taught is None else truth.replace(points_known=truth.points_known & taught)
 
     def read(self, number: int) -> NDArray[np.uint8]:
         """Return picture `number` as ``(H, W, 3)`` uint8 RGB; raises `DataError` where it cannot be read."""

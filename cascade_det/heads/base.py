@@ -45,7 +45,10 @@ class Head(ABC):
 
     @abstractmethod
     def encode(self, truth: CropTruth) -> NDArray[np.float32]:
-        """Return targets ``(B, D)`` in the units of the raw output; rows that teach nothing hold anything finite."""
+        """Return targets ``(B, D)`` in the units of the raw output; rows that teach nothing hold anything finite.
+
+        Of boxes and points they belong to the first D raw outputs; what a layer gives beyond them is the loss's own.
+        """
 
     @abstractmethod
     def decode(self, raw: NDArray[np.float32], windows_xyxy: NDArray[np.float32]) -> NDArray[Any]:

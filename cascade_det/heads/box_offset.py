@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
-from cascade_det.heads.losses import known_error, offset_errors
+from cascade_det.heads.losses import known_error, offset_errors, outputs_per_offset
 
 if TYPE_CHECKING:
     import torch
@@ -24,7 +24,8 @@ class BoxOffset(Head):
     """Four offsets (truth edge - window edge) / window side; positives and parts teach it.
 
     Args:
-        error: what an offset from the truth costs: "squared" (the paper's) or "absolute".
+        error: what an offset from the truth costs: "squared" (the paper's), "absolute", or "laplace", where the net
+            also learns how far off it may be and is taught the less by what it cannot know (see `offset_errors`).
 
     Source: Zhang et al. 2016, eq. 2; the target of the public training codes.
     """
@@ -42,12 +43,12 @@ class BoxOffset(Head):
 
     def decode(self, raw: NDArray[np.float32], windows_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         sides = windows_xyxy[:, 2:] - windows_xyxy[:, :2]
-        return windows_xyxy + raw * np.concatenate([sides, sides], axis=1)
+        return windows_xyxy + raw[:, :4] * np.concatenate([sides, sides], axis=1)
 
     def layer(self, in_channels: int) -> nn.Module:
         from torch import nn
 
-        return nn.Conv2d(in_channels, 4, kernel_size=1)
+        return nn.Conv2d(in_channels, 4 * outputs_per_offset(self.error), kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         return offset_errors(raw, target, self.error).sum(dim=1)

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     import torch
 
 
-OFFSET_ERRORS = ("squared", "absolute")  # the paper's; one that heeds wrong annotations less and small offsets more
+# The paper's; one that heeds wrong annotations less and small offsets more; and one that learns how much to heed each.
+OFFSET_ERRORS = ("squared", "absolute", "laplace")
+_LEAST_LOG_SCALE, _LARGEST_LOG_SCALE = -5.0, 1.0  # a scale of .007 to 2.7 window sides
 
 
 def known_error(error: str) -> str:
@@ -25,10 +27,32 @@ def known_error(error: str) -> str:
     return error
 
 
+def outputs_per_offset(error: str) -> int:
+    """Return how many raw outputs tell an offset: "laplace" has its scale beside it."""
+    return 2 if error == "laplace" else 1
+
+
 def offset_errors(raw: torch.Tensor, target: torch.Tensor, error: str) -> torch.Tensor:
-    """Return what each of the outputs ``(B, D)`` costs by its offset from the target, ``(B, D)``."""
-    offset = raw - target
-    return offset**2 if error == "squared" else offset.abs()
+    """Return what each of the D offsets costs by its distance from the target, ``(B, D)``.
+
+    Args:
+        raw: ``(B, D)`` offsets or, for "laplace", ``(B, 2 D)``: then the logarithms of their scales b follow, and an
+            offset costs |distance| / b + log b. So where the net cannot know a place, or its annotators did not, it
+            says a large b and learns little. No less than 0 is promised: the cost of a small b is negative.
+        target: ``(B, D)``.
+        error: one of `OFFSET_ERRORS`.
+
+    Source: the likelihood of Kendall and Gal 2017, "What Uncertainties Do We Need in Bayesian Deep Learning for
+    Computer Vision?", eq. 5, with Laplace's distribution for Gauss's.
+    """
+    width = target.shape[1]
+    distance = raw[:, :width] - target
+    if error == "squared":
+        return distance**2
+    if error == "absolute":
+        return distance.abs()
+    log_scale = raw[:, width:].clamp(_LEAST_LOG_SCALE, _LARGEST_LOG_SCALE)
+    return distance.abs() * (-log_scale).exp() + log_scale
 
 
 def reduce_rows(

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
-from cascade_det.heads.losses import known_error, offset_errors
+from cascade_det.heads.losses import known_error, offset_errors, outputs_per_offset
 
 if TYPE_CHECKING:
     import torch
@@ -27,7 +27,8 @@ class Points(Head):
     Args:
         num_points: K, given by the recipe's ``object.points``.
         roles: which rows teach it; by default every row whose object has known points.
-        error: what an offset from the truth costs: "squared" (the paper's) or "absolute".
+        error: what an offset from the truth costs: "squared" (the paper's), "absolute", or "laplace", where the net
+            also learns how far off it may be and is taught the less by what it cannot know (see `offset_errors`).
 
     Source: Zhang et al. 2016, eq. 3, with visibility per point added.
     """
@@ -52,14 +53,14 @@ class Points(Head):
         return truth.points.reshape(len(truth), 2 * self.num_points)
 
     def decode(self, raw: NDArray[np.float32], windows_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
-        unit = raw.reshape(len(raw), self.num_points, 2)
+        unit = raw[:, : 2 * self.num_points].reshape(len(raw), self.num_points, 2)
         corner, far = windows_xyxy[:, None, :2], windows_xyxy[:, None, 2:]
         return corner + unit * (far - corner)
 
     def layer(self, in_channels: int) -> nn.Module:
         from torch import nn
 
-        return nn.Conv2d(in_channels, 2 * self.num_points, kernel_size=1)
+        return nn.Conv2d(in_channels, 2 * self.num_points * outputs_per_offset(self.error), kernel_size=1)
 
     def loss(self, raw: torch.Tensor, target: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         of_points = offset_errors(raw, target, self.error).reshape(len(raw), self.num_points, 2).sum(dim=2)

@@ -127,8 +127,8 @@ def _check_targets(head: Head, truth: CropTruth, outputs: int) -> None:
         target, mask = head.encode(truth), head.teaches(truth)
     fits = target.ndim == 2 and len(target) == len(truth) and target.dtype == np.float32
     require(fits, f"encode gives {target.shape} {target.dtype}, it must give ({len(truth)}, D) float32")
-    alike = target.shape[1] == outputs or head.field not in ("boxes", "points")
-    require(alike, f"encode gives D = {target.shape[1]}, the layer D = {outputs}")
+    enough = target.shape[1] <= outputs or head.field not in ("boxes", "points")
+    require(enough, f"encode gives D = {target.shape[1]}, the layer D = {outputs}; it must give that many or more")
     require(bool(np.isfinite(target).all()), "encode gives targets that are not finite")
     fits = mask.dtype == np.bool_ and mask.ndim in (1, 2) and len(mask) == len(truth)
     require(fits, f"teaches gives {mask.shape} {mask.dtype}, it must give ({len(truth)},) or ({len(truth)}, K) bool")
@@ -202,6 +202,8 @@ def _check_loss(head: Head, truth: CropTruth, outputs: int, seed: int) -> None:
     taught = torch.from_numpy(_rows(mask.numpy()))
     still = torch.nonzero(taught & ~gradient.any(dim=1)).flatten().tolist()
     require(not still, f"no gradient of the loss reaches the raw output of row {still[:1]}, although it teaches")
+    idle = torch.nonzero(~gradient.any(dim=0)).flatten().tolist()
+    require(not idle, f"no gradient of the loss reaches output {idle[:1]} of the layer's {outputs}; it learns nothing")
     with torch.no_grad():
         total = float(reduce_rows(loss, taught, head.reduction, 0.7))
         other = torch.where(taught[:, None], raw, raw + 3)

@@ -93,12 +93,13 @@ class StageModule(pl.LightningModule):
         raw = self._raw(batch["images"])
         for name, head in self.head_objects.items():
             target, mask = batch["targets"][name]
+            told = raw[name][:, : target.shape[1]]  # more columns than targets say how sure these are
             if head.field == "scores":
-                self._add(_score_counts(raw[name], target, mask))
+                self._add(_score_counts(told, target, mask))
             elif head.field == "boxes":
-                self._add(_box_overlaps(raw[name], target, mask))
+                self._add(_box_overlaps(told, target, mask))
             elif head.field == "points":
-                self._add(_point_errors(raw[name], target, mask))
+                self._add(_point_errors(told, target, mask))
 
     def _add(self, sums: Mapping[str, torch.Tensor]) -> None:
         for name, value in sums.items():

@@ -233,6 +233,11 @@ def test_a_value_out_of_range_names_its_key(path: Path, override: str) -> None:
         (["stages.pnet.heads.more={kind: classification}"], r"stages\.pnet\.heads: .*\['scores', 'points', 'scores'\]"),
         (["stages.rnet.heads.more={kind: box_offset}"], r"stages\.rnet\.heads: .*at most one a field"),
         (["stages.rnet.heads.score={kind: points}"], r"stages\.rnet\.heads: .*exactly one head that fills scores"),
+        (["data.train.drawn.teaches_points=[nsoe]"], r"data\.train\.drawn\.teaches_points=\['nsoe'\]: "),
+        (
+            ["data.val.drawn={kind: synthetic, teaches_points: [nose]}"],
+            r"data\.val\.drawn\.teaches_points=.*leave it out",
+        ),
         (["data.train.drawn.teaches=[scroe]"], r"data\.train\.drawn\.teaches=.*did you mean 'score'\? Choices: box"),
         (["stages.pnet.context=1.2"], r"stages\.pnet\.context=1\.2: a proposer sees its windows as they are"),
         (["stages.pnet.net.kind=''"], r"stages\.pnet\.net\.kind=''.*Choices: mtcnn_onet"),

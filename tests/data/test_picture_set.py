@@ -83,6 +83,20 @@ class TestNumbers:
         assert len(PictureSet.of(recipe, "train")) == 6
         assert len(PictureSet.of(recipe, "val")) == 0
 
+    def test_points_that_a_source_does_not_teach_are_unknown(self) -> None:
+        params = {"images": 2, "size_hw": [60, 60], "object_px": [20, 30], "objects": [1, 1], "seed": 1}
+        plain = {"kind": "synthetic", "params": params}
+        sources = {
+            "all": plain,
+            "some": {**plain, "teaches_points": ["c", "a"]},
+            "none": {**plain, "teaches_points": []},
+        }
+        data = {"object": {"points": list("abcde")}, "data": {"train": sources, "val": {}}}
+        whole = PictureSet.of(recipe_from_dict(data, None), "train")  # type: ignore[arg-type]
+        known = [whole.annotations(number).points_known.any(axis=0).tolist() for number in range(len(whole))]
+        assert known == [[True] * 5] * 2 + [[True, False, True, False, False]] * 2 + [[False] * 5] * 2
+        assert whole.annotations(2).boxes.tolist() == whole.annotations(0).boxes.tolist()
+
 
 class TestCalibrationSplit:
     def test_no_pictures(self) -> None:

@@ -170,9 +170,36 @@ def test_absolute_errors_of_known_points() -> None:
     assert head_of("points", error="absolute").loss(raw, torch.zeros(1, 6), known).tolist() == [14]
 
 
+@pytest.mark.parametrize(("kind", "known"), [("box_offset", torch.ones(1)), ("points", torch.ones(1, K))])
+def test_laplace_errors_are_weighed_by_the_scale_that_is_told(kind: str, known: torch.Tensor) -> None:
+    """|distance| / b + log b: least where b is the distance; a scale beyond its bounds counts as the bound."""
+    head = head_of(kind, error="laplace")
+    with torch.no_grad():
+        width = head.layer(8)(torch.zeros(1, 8, 1, 1)).shape[1] // 2
+    target, far = torch.zeros(1, width), torch.full((1, width), -0.25)
+    costs = [
+        float(head.loss(torch.cat([far, torch.full((1, width), scale).log()], dim=1), target, known.bool()))
+        for scale in (1e-9, 0.005, 0.1, 0.25, 0.5, 2.0, 50.0)
+    ]
+    least, tiny, largest = np.log(0.25) + 1, np.exp(-5), np.exp(1)
+    assert costs[2:6] == pytest.approx([width * (0.25 / b + np.log(b)) for b in (0.1, 0.25, 0.5, 2.0)], rel=1e-5)
+    assert min(costs) == costs[3] == pytest.approx(width * least, rel=1e-5)
+    assert costs[0] == costs[1] == pytest.approx(width * (0.25 / tiny - 5), rel=1e-4)
+    assert costs[6] == pytest.approx(width * (0.25 / largest + 1), rel=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["box_offset", "points"])
+def test_the_scale_of_an_error_moves_nothing(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    plain, told = head_of(kind), head_of(kind, error="laplace")
+    width = plain.encode(truth_of(4)).shape[1]
+    raw, windows = rng.normal(size=(5, 2 * width)).astype(np.float32), np.tile(np.float32([[3, 4, 13, 24]]), (5, 1))
+    np.testing.assert_array_equal(told.decode(raw, windows), plain.decode(raw[:, :width], windows))
+
+
 @pytest.mark.parametrize("kind", ["box_offset", "points"])
 def test_an_error_that_there_is_not(kind: str) -> None:
-    with pytest.raises(RecipeError, match="error='huber' is unknown; Choices: absolute, squared"):
+    with pytest.raises(RecipeError, match="error='huber' is unknown; Choices: absolute, laplace, squared"):
         head_of(kind, error="huber")
 
 

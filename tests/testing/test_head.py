@@ -12,6 +12,7 @@ from torch import nn
 from cascade_det.core.registry import HEADS
 from cascade_det.core.types import CropTruth
 from cascade_det.heads.base import Head
+from cascade_det.heads.losses import OFFSET_ERRORS
 from cascade_det.testing import ContractError, check_head
 
 
@@ -33,14 +34,20 @@ def test_an_error_is_one_sentence_and_an_assertion() -> None:
 K = 5
 
 
-def head_of(kind: str) -> Head:
-    head: Head = HEADS.build(kind, {}, "head", num_points=K)
+def head_of(kind: str, **params: Any) -> Head:
+    head: Head = HEADS.build(kind, params, "head", num_points=K)
     return head
 
 
 @pytest.mark.parametrize("kind", HEADS.names())
 def test_every_head(kind: str) -> None:
     check_head(head_of(kind), num_points=K)
+
+
+@pytest.mark.parametrize("kind", ["box_offset", "points"])
+@pytest.mark.parametrize("error", OFFSET_ERRORS)
+def test_every_error_of_an_offset(kind: str, error: str) -> None:
+    check_head(head_of(kind, error=error), num_points=K)
 
 
 class Attribute(Head):
@@ -94,7 +101,8 @@ BOX, POINTS, SCORE = head_of("box_offset"), head_of("points"), head_of("classifi
         ("box_offset", {"layer": lambda c: nn.Conv2d(c, 4, 3, padding=1)}, "sees its neighbours"),
         ("box_offset", {"layer": lambda c: nn.Conv2d(c, 4, 3)}, r"it must give \(2, D, 3, 4\)"),
         ("classification", {"layer": lambda c: nn.Conv2d(c, 2, 1)}, "one logit.* 2 outputs"),
-        ("box_offset", {"layer": lambda c: nn.Conv2d(c, 5, 1)}, "encode gives D = 4, the layer D = 5"),
+        ("box_offset", {"layer": lambda c: nn.Conv2d(c, 5, 1)}, r"reaches output \[4\] of the layer's 5"),
+        ("box_offset", {"layer": lambda c: nn.Conv2d(c, 3, 1)}, "encode gives D = 4, the layer D = 3"),
         ("box_offset", {"decode": lambda r, w: w + r * (w[0, 2] - w[0, 0])}, "B = 0 rows raises IndexError"),
         ("box_offset", {"encode": lambda t: np.zeros((max(1, len(t)), 4), np.float32)}, "encode of B = 0 rows"),
         ("box_offset", {"encode": lambda t: t.box - np.float64([0, 0, 1, 1])}, "float64"),
