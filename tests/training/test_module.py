@@ -23,6 +23,9 @@ from cascade_det.stages.network import StageNetwork
 from cascade_det.training.module import HeadLoss, StageModule
 
 HEADS: dict[str, Head] = {"score": Classification(), "box": BoxOffset(), "points": Points(2)}
+SURE: dict[str, Head] = {
+    "score": Classification(), "box": BoxOffset(error="laplace"), "points": Points(2, error="laplace"),
+}  # fmt: skip
 NEGATIVE, PART, POSITIVE, POINTS = (int(r) for r in SampleRole)
 
 
@@ -38,15 +41,19 @@ class Flat(Net):
 
 
 def module(
-    weights: Sequence[float] = (1, 1, 1), optimizer: Part | None = None, schedule: Part | None = None, **values: Any
+    weights: Sequence[float] = (1, 1, 1),
+    optimizer: Part | None = None,
+    schedule: Part | None = None,
+    heads: dict[str, Head] = HEADS,
+    **values: Any,
 ) -> Any:
     """Return a module whose raw outputs are zero until its biases are set; what it logs is kept in `logged`."""
-    network = StageNetwork(Flat(), HEADS)
+    network = StageNetwork(Flat(), heads)
     for value in network.parameters():
         torch.nn.init.zeros_(value)
     losses = {name: HeadLoss(w, Reduction.mean, 0.7) for name, w in zip(HEADS, weights, strict=True)}
     parts = (optimizer or Part("AdamW"), schedule or Part("none"))
-    made: Any = StageModule(network, HEADS, losses, (0.0, 1 / 255), *parts, **{"lr": 0.1, "steps": 10, **values})
+    made: Any = StageModule(network, heads, losses, (0.0, 1 / 255), *parts, **{"lr": 0.1, "steps": 10, **values})
     made.logged = {}
     made.log = lambda name, value, **_: made.logged.__setitem__(name, float(value))
     made._trainer = SimpleNamespace(strategy=SimpleNamespace(reduce=lambda value, reduce_op: value))
@@ -199,6 +206,15 @@ class TestValidation:
         set_bias(made, "points", [0.25, 0.5, 0.55, 0.9])
         got = self.figures(made, batch([POSITIVE]), batch([POINTS, NEGATIVE], known=(True, False)))
         assert got["val/point_error"] == pytest.approx(0.5 / 3)
+
+    def test_how_sure_an_offset_is_moves_no_figure(self) -> None:
+        plain, sure = module(), module(heads=SURE)
+        set_bias(plain, "box", [0, 0, -0.4, 0])
+        set_bias(sure, "box", [0, 0, -0.4, 0, 1, -2, 3, -4])
+        set_bias(plain, "points", [0.25, 0.5, 0.55, 0.9])
+        set_bias(sure, "points", [0.25, 0.5, 0.55, 0.9, -4, 3, -2, 1])
+        shown = [batch([POSITIVE, PART, NEGATIVE], (0, 0, 0.5, 1)), batch([POINTS], known=(True, False))]
+        assert self.figures(sure, *shown) == self.figures(plain, *shown)
 
     def test_a_second_validation_starts_anew(self) -> None:
         made = module()
