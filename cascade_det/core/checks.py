@@ -186,7 +186,8 @@ def _check_teaches(recipe: Recipe) -> None:
         for point in source.teaches_points or ():
             if point not in recipe.object.points:
                 raise RecipeError(
-                    f"data.train.{name}.teaches_points={source.teaches_points}: {choices(point, recipe.object.points)}."
+                    f"data.train.{name}.teaches_points={source.teaches_points}: {point!r} is not in object.points; "
+                    f"{choices(point, recipe.object.points)}."
                 )
     for name, source in recipe.data.val.items():
         if source.teaches_points is not None:

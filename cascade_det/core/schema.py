@@ -62,7 +62,7 @@ class SourcePart:
     params: dict[str, Any] = key("parameters of its constructor", "mine", factory=dict)
     teaches: Optional[list[str]] = key("names of the heads it teaches; all where absent", "mine", None)
     teaches_points: Optional[list[str]] = key(
-        "of object.points, those that it marks where the others do and so teaches; all where absent",
+        "which of object.points it marks at the same places as the other sources, and so teaches; all where absent",
         "mine",
         None,
         later=True,

@@ -21,7 +21,7 @@ class PictureSet:
 
     Args:
         sources: the sources by name, in the recipe's order.
-        taught_points: by name of a source ``(K,)`` bool, of which points its truth counts; all where absent.
+        taught_points: by name of a source ``(K,)`` bool, which of object.points it teaches; all where absent.
     """
 
     def __init__(self, sources: Mapping[str, Source], taught_points: Mapping[str, NDArray[np.bool_]] = {}) -> None:

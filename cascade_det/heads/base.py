@@ -47,12 +47,15 @@ class Head(ABC):
     def encode(self, truth: CropTruth) -> NDArray[np.float32]:
         """Return targets ``(B, D)`` in the units of the raw output; rows that teach nothing hold anything finite.
 
-        Of boxes and points they belong to the first D raw outputs; what a layer gives beyond them is the loss's own.
+        Of boxes and points a layer may give more outputs: the first D are the place, the others the loss's own.
         """
 
     @abstractmethod
     def decode(self, raw: NDArray[np.float32], windows_xyxy: NDArray[np.float32]) -> NDArray[Any]:
-        """Return the column of `Detections` for raw outputs ``(N, D)`` of windows ``(N, 4)`` in picture pixels."""
+        """Return the column of `Detections` for raw outputs ``(N, D)`` of windows ``(N, 4)`` in picture pixels.
+
+        D is what the layer gives, which may be more than a target has.
+        """
 
     @abstractmethod
     def layer(self, in_channels: int) -> nn.Module:

@@ -38,7 +38,7 @@ def offset_errors(raw: torch.Tensor, target: torch.Tensor, error: str) -> torch.
     Args:
         raw: ``(B, D)`` offsets or, for "laplace", ``(B, 2 D)``: then the logarithms of their scales b follow, and an
             offset costs |distance| / b + log b. So where the net cannot know a place, or its annotators did not, it
-            says a large b and learns little. No less than 0 is promised: the cost of a small b is negative.
+            says a large b and learns little. The cost of a small b is negative; beyond its bounds b has no gradient.
         target: ``(B, D)``.
         error: one of `OFFSET_ERRORS`.
 

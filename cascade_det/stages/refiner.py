@@ -35,8 +35,9 @@ class Refiner:
             looks, scores their geometric means; a look costs as much as there are boxes left. It is the refinement that
             Gidaris and Komodakis 2016 ("Attend Refine Repeat") do several times, with the weights of one stage.
         mirror_looks: every second look sees its crops mirrored, so that the mean has less of the error of either side.
-        score_agreement: the score of each look from the second on is multiplied by the IoU of its box and that of the
-            looks before, so that of two objects the one whose place is surer comes first.
+        score_agreement: the score of each look from the second on is multiplied by the IoU of its box and the mean box
+            of the looks before, so that of two objects the one whose place is surer comes first. Scores fall by it:
+            calibrate anew where it is switched.
     """
 
     trainable = True

@@ -43,7 +43,8 @@ def check_head(
             columns that were passed;
             ``B = 0`` rows work everywhere; targets are ``(B, D)`` float32 and finite; arguments are left alone;
             a box or a point that a row does not know teaches nothing;
-            ``decode(encode(x)) == x`` for boxes and points, also after a mirror; a score is one logit, its probability
+            ``decode(encode(x)) == x`` for boxes and points, also after a mirror, whatever outputs the layer has beyond
+            the D of the targets, all of which the loss uses; a score is one logit, its probability
             rises with it and is higher for a positive's target than for a negative's;
             the layer is a 1x1 convolution (each position sees its own features alone);
             the loss is ``(B,)``, finite with finite gradients, of each row alone; rows and points that do not teach do
@@ -62,9 +63,9 @@ def check_head(
     _check_no_rows(head, truth, outputs)
     _check_decode(head, truth, outputs)
     if head.field in ("boxes", "points"):
-        _check_inverse(head, truth, "")
+        _check_inverse(head, truth, outputs, "")
         mirrored = mirror_truth(truth, np.ones(len(truth), bool), flip)
-        _check_inverse(head, mirrored, " of mirrored crops")
+        _check_inverse(head, mirrored, outputs, " of mirrored crops")
     _check_loss(head, truth, outputs, seed)
 
 
@@ -166,11 +167,13 @@ def _check_decode(head: Head, truth: CropTruth, outputs: int) -> None:
     require(high > low, f"a positive's target decodes to {high:.4g}, a negative's to {low:.4g}; it must be higher")
 
 
-def _check_inverse(head: Head, truth: CropTruth, what: str) -> None:
+def _check_inverse(head: Head, truth: CropTruth, outputs: int, what: str) -> None:
     windows = _windows(len(truth))
     corner, side = windows[:, None, :2], (windows[:, 2:] - windows[:, :2])[:, None]
     with doing(f"decode of the targets{what}"):
-        found = np.asarray(head.decode(head.encode(truth), windows))
+        target = head.encode(truth)
+        beyond = np.random.default_rng(0).random((len(truth), outputs - target.shape[1])).astype(np.float32)
+        found = np.asarray(head.decode(np.concatenate([target, beyond], axis=1), windows))
     if head.field == "boxes":
         wanted, taught = corner + truth.box.reshape(-1, 2, 2) * side, np.repeat(truth.has_box[:, None], 2, axis=1)
     else:
@@ -202,8 +205,12 @@ def _check_loss(head: Head, truth: CropTruth, outputs: int, seed: int) -> None:
     taught = torch.from_numpy(_rows(mask.numpy()))
     still = torch.nonzero(taught & ~gradient.any(dim=1)).flatten().tolist()
     require(not still, f"no gradient of the loss reaches the raw output of row {still[:1]}, although it teaches")
-    idle = torch.nonzero(~gradient.any(dim=0)).flatten().tolist()
-    require(not idle, f"no gradient of the loss reaches output {idle[:1]} of the layer's {outputs}; it learns nothing")
+    idle = torch.nonzero(~gradient.any(dim=0)).flatten().tolist() if head.field in ("boxes", "points") else []
+    require(
+        not idle,
+        f"no gradient of the loss reaches output {idle[:1]} of the layer's {outputs}: use it in `loss`, or leave it "
+        "out of `layer`",
+    )
     with torch.no_grad():
         total = float(reduce_rows(loss, taught, head.reduction, 0.7))
         other = torch.where(taught[:, None], raw, raw + 3)

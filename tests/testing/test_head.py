@@ -137,6 +137,12 @@ def test_a_broken_head(kind: str, replaced: dict[str, Any], message: str) -> Non
         check_head(changed(head_of(kind), **replaced), num_points=K)
 
 
+def test_outputs_beyond_the_targets_are_no_places() -> None:
+    head = changed(head_of("points", error="laplace"), decode=lambda r, w: r.reshape(len(r), r.shape[1] // 2, 2))
+    with pytest.raises(ContractError, match=r"decode gives \(24, 10, 2\) for points, it must give \(24, 5, 2\)"):
+        check_head(head, num_points=K)
+
+
 def test_a_head_is_a_head() -> None:
     with pytest.raises(ContractError, match="this is a object"):
         check_head(object())  # type: ignore[arg-type]
