@@ -46,18 +46,6 @@ def iou_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[Any]:
     return common / np.maximum(union, 1e-12)
 
 
-def paired_iou(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[Any]:
-    """Return the intersection over union ``(N,)`` of each box of *a* ``(N, 4)`` and the box of *b* in its row.
-
-    >>> paired_iou(np.array([[0., 0., 2., 2.]]), np.array([[1., 0., 3., 2.]])).round(3)
-    array([0.333])
-    """
-    common = box_area(
-        np.concatenate([np.maximum(a_xyxy[:, :2], b_xyxy[:, :2]), np.minimum(a_xyxy[:, 2:], b_xyxy[:, 2:])], axis=1)
-    )
-    return common / np.maximum(box_area(a_xyxy) + box_area(b_xyxy) - common, 1e-12)
-
-
 def coverage_matrix(a_xyxy: Boxes, b_xyxy: Boxes) -> NDArray[Any]:
     """Return which share of each box of *b* lies inside each box of *a*, ``(N, M)`` in [0, 1]."""
     return intersection_matrix(a_xyxy, b_xyxy) / np.maximum(box_area(b_xyxy)[None, :], 1e-12)

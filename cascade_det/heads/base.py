@@ -32,12 +32,14 @@ class Head(ABC):
         reduction: how its loss is reduced where the recipe does not say.
         extras: names of the columns of `CropTruth.extras` that it learns from. A batch has each of them, with "" in
             rows of pictures that say nothing of it (NaN among numbers); a run is refused where no picture has it.
+        tells_certainty: whether `certainty` answers.
     """
 
     version = 1
     field: str
     extras: tuple[str, ...] = ()
     reduction: Reduction = Reduction.mean
+    tells_certainty: bool = False
 
     @abstractmethod
     def teaches(self, truth: CropTruth) -> NDArray[np.bool_]:
@@ -56,6 +58,14 @@ class Head(ABC):
 
         D is what the layer gives, which may be more than a target has.
         """
+
+    def certainty(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return how sure each row ``(N,)`` is of its place, in [0, 1], from raw outputs ``(N, D)``.
+
+        Raises:
+            NotImplementedError: the head does not say.
+        """
+        raise NotImplementedError(f"{type(self).__name__} does not tell how sure it is")
 
     @abstractmethod
     def layer(self, in_channels: int) -> nn.Module:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from cascade_det.core.registry import register_head
 from cascade_det.core.types import CropTruth, SampleRole
 from cascade_det.heads.base import Head
-from cascade_det.heads.losses import known_error, offset_errors, outputs_per_offset
+from cascade_det.heads.losses import known_error, offset_errors, offset_scales, outputs_per_offset
 
 if TYPE_CHECKING:
     import torch
@@ -34,6 +34,7 @@ class BoxOffset(Head):
 
     def __init__(self, error: str = "squared") -> None:
         self.error = known_error(error)
+        self.tells_certainty = error == "laplace"
 
     def teaches(self, truth: CropTruth) -> NDArray[np.bool_]:
         return truth.has_box & ((truth.role == SampleRole.positive) | (truth.role == SampleRole.part))
@@ -44,6 +45,12 @@ class BoxOffset(Head):
     def decode(self, raw: NDArray[np.float32], windows_xyxy: NDArray[np.float32]) -> NDArray[np.float32]:
         sides = windows_xyxy[:, 2:] - windows_xyxy[:, :2]
         return windows_xyxy + raw[:, :4] * np.concatenate([sides, sides], axis=1)
+
+    def certainty(self, raw: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Return exp(-b) ``(N,)``: b is the mean distance to expect of an edge, in window sides; "laplace" tells it."""
+        if not self.tells_certainty:
+            return super().certainty(raw)
+        return np.exp(-offset_scales(raw, 4).mean(axis=1))
 
     def layer(self, in_channels: int) -> nn.Module:
         from torch import nn

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cascade_det.errors import choices
 from cascade_det.heads.base import Reduction
 
@@ -30,6 +33,16 @@ def known_error(error: str) -> str:
 def outputs_per_offset(error: str) -> int:
     """Return how many raw outputs tell an offset: "laplace" has its scale beside it."""
     return 2 if error == "laplace" else 1
+
+
+def offset_scales(raw: NDArray[np.float32], width: int) -> NDArray[np.float32]:
+    """Return how far off each offset may be, ``(N, width)`` in window sides: Laplace's b, the mean distance to expect.
+
+    Args:
+        raw: ``(N, 2 width)`` as "laplace" has it: offsets, then the logarithms of their scales.
+        width: how many offsets a row has.
+    """
+    return np.exp(np.clip(raw[:, width:], _LEAST_LOG_SCALE, _LARGEST_LOG_SCALE))
 
 
 def offset_errors(raw: torch.Tensor, target: torch.Tensor, error: str) -> torch.Tensor:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from cascade_det.core.geometry import fit_to_aspect, mirror_detections, paired_iou, widen
+from cascade_det.core.geometry import fit_to_aspect, mirror_detections, widen
 from cascade_det.core.imaging import Resampler, mirror_crops
 from cascade_det.core.registry import register_stage
 from cascade_det.core.types import Detections
@@ -35,9 +35,9 @@ class Refiner:
             looks, scores their geometric means; a look costs as much as there are boxes left. It is the refinement that
             Gidaris and Komodakis 2016 ("Attend Refine Repeat") do several times, with the weights of one stage.
         mirror_looks: every second look sees its crops mirrored, so that the mean has less of the error of either side.
-        score_agreement: the score of each look from the second on is multiplied by the IoU of its box and the mean box
-            of the looks before, so that of two objects the one whose place is surer comes first. Scores fall by it:
-            calibrate anew where it is switched.
+        score_certainty: the probability of an object is multiplied by how sure its box is (`Head.certainty`), so that
+            of two objects the one with the better box comes first. Scores fall by it: calibrate anew where it is
+            switched.
     """
 
     trainable = True
@@ -53,7 +53,7 @@ class Refiner:
         whole_pixels: bool = False,
         looks: int = 1,
         mirror_looks: bool = False,
-        score_agreement: bool = False,
+        score_certainty: bool = False,
         flip_points: Sequence[int] = (),
         context: float = 1.0,
     ) -> None:
@@ -63,8 +63,9 @@ class Refiner:
             raise ValueError(f"nms_on={nms_on!r} must be windows or boxes")
         if looks < 1:
             raise ValueError(f"looks={looks} must be at least 1")
-        if score_agreement and looks == 1:
-            raise ValueError("score_agreement=True: one look agrees with nothing; set looks to 2 or more")
+        telling = [name for name, head in heads.items() if head.field == "boxes" and head.tells_certainty]
+        if score_certainty and not telling:
+            raise ValueError("score_certainty=True: no head tells how sure a box is; give box_offset `error: laplace`")
         self.name = name
         self.window_hw = window_hw
         self.num_points = num_points_of(heads)
@@ -74,7 +75,7 @@ class Refiner:
         self._context = context
         self._looks = looks
         self._mirror_looks = mirror_looks
-        self._score_agreement = score_agreement
+        self._certainty_head = telling[0] if score_certainty else None
         self._flip_points = np.array(flip_points or range(self.num_points or 0), np.intp)
 
     def __call__(
@@ -133,29 +134,23 @@ class Refiner:
         looks_before: int,
         settings: StageSettings,
     ) -> Detections:
-        refined = self.runner.decode(raw, windows, self.runner.scores(raw[self.runner.score_head]))
-        if self._mirrored(looks_before):
-            refined = mirror_detections(refined, windows[:, [0, 2]].sum(axis=1), self._flip_points)
+        scores = self._scores(raw)
         if looks_before:
-            refined = self._mean(before, refined, looks_before)
-        above = np.flatnonzero(refined.scores >= self._least(settings.score, looks_before + 1))
-        refined = refined[above]
+            scores = _geometric_mean(before.scores, scores, looks_before)
+        above = np.flatnonzero(scores >= self._least(settings.score, looks_before + 1))
+        chosen = {name: value[above] for name, value in raw.items()}
+        refined = self.runner.decode(chosen, windows[above], scores[above])
+        if self._mirrored(looks_before):
+            refined = mirror_detections(refined, windows[above][:, [0, 2]].sum(axis=1), self._flip_points)
+        if looks_before:
+            refined = _mean_place(before[above], refined, looks_before)
         on = windows[above] + self._less if self._nms_on == "windows" else None
         return refined[suppress(refined, settings.nms, settings.nms_mode, on, settings.max_per_image)]
 
-    def _mean(self, before: Detections, last: Detections, looks_before: int) -> Detections:
-        """Return `last` with the means of all looks: `before` holds those of the looks before."""
-        share = np.float32(1 / (looks_before + 1))
-        scores = last.scores
-        if self._score_agreement:
-            scores = scores * paired_iou(before.boxes, last.boxes)
-        mean = last.replace(
-            scores=before.scores ** (1 - share) * scores**share,
-            boxes=before.boxes + (last.boxes - before.boxes) * share,
-        )
-        if before.points is None or last.points is None:
-            return mean
-        return mean.replace(points=before.points + (last.points - before.points) * share)
+    def _scores(self, raw: Mapping[str, NDArray[np.float32]]) -> NDArray[np.float32]:
+        scores = self.runner.scores(raw[self.runner.score_head])
+        name = self._certainty_head
+        return scores if name is None else scores * self.runner.heads[name].certainty(raw[name])
 
     def _least(self, score: float, looks: int) -> float:
         """Return the mean score of some looks from which that of all can still reach `score`: no look gives above 1.
@@ -173,3 +168,18 @@ class Refiner:
 
     def to(self, device: str) -> None:
         self.runner.to(device)
+
+
+def _geometric_mean(before: NDArray[np.float32], last: NDArray[np.float32], looks_before: int) -> NDArray[np.float32]:
+    """Return the mean ``(N,)`` of all looks from that of the looks before and the last one."""
+    share = np.float32(1 / (looks_before + 1))
+    return before ** (1 - share) * last**share
+
+
+def _mean_place(before: Detections, last: Detections, looks_before: int) -> Detections:
+    """Return `last` with the means of the boxes and points of all looks."""
+    share = np.float32(1 / (looks_before + 1))
+    boxes = before.boxes + (last.boxes - before.boxes) * share
+    if before.points is None or last.points is None:
+        return last.replace(boxes=boxes)
+    return last.replace(boxes=boxes, points=before.points + (last.points - before.points) * share)

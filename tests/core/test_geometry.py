@@ -23,7 +23,6 @@ from cascade_det.core.geometry import (
     iou_matrix,
     mirror_detections,
     mirror_truth,
-    paired_iou,
     similarity_windows,
 )
 from cascade_det.core.types import Annotations, CropPlan, CropTruth, Detections, SampleRole
@@ -62,7 +61,7 @@ def test_no_boxes(function: Any) -> None:
 
 def test_no_boxes_elsewhere() -> None:
     assert fit_to_aspect(NONE, (12, 24)).shape == clip_boxes(NONE, (9, 9)).shape == (0, 4)
-    assert aspect_reach(NONE, (12, 12)).shape == box_area(NONE).shape == paired_iou(NONE, NONE).shape == (0,)
+    assert aspect_reach(NONE, (12, 12)).shape == box_area(NONE).shape == (0,)
 
 
 @pytest.mark.parametrize(
@@ -80,7 +79,6 @@ def test_overlap_of_two(a: list[int], b: list[int], iou: float, coverage: float)
     one, two = np.array([a], np.float32), np.array([b], np.float32)
     assert iou_matrix(one, two)[0, 0] == pytest.approx(iou)
     assert iou_matrix(two, one)[0, 0] == pytest.approx(iou)
-    assert paired_iou(one, two) == paired_iou(two, one) == pytest.approx(iou)
     assert coverage_matrix(one, two)[0, 0] == pytest.approx(coverage)
 
 
@@ -89,8 +87,6 @@ def test_overlap_of_two(a: list[int], b: list[int], iou: float, coverage: float)
 def test_overlap_counts_pixels(a: NDArray[np.float32], b: NDArray[np.float32]) -> None:
     iou = iou_matrix(a, b)
     assert iou.shape == (len(a), len(b))
-    few = min(len(a), len(b))
-    np.testing.assert_array_equal(paired_iou(a[:few], b[:few]), np.diag(iou[:few, :few]))
     for i, one in enumerate(a):
         for j, two in enumerate(b):
             common, either = pixel_count(one, two)

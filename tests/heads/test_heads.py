@@ -197,6 +197,19 @@ def test_the_scale_of_an_error_moves_nothing(kind: str) -> None:
     np.testing.assert_array_equal(told.decode(raw, windows), plain.decode(raw[:, :width], windows))
 
 
+@every_head
+def test_certainty_is_told_or_refused(kind: str) -> None:
+    with pytest.raises(NotImplementedError, match="does not tell how sure it is"):
+        head_of(kind).certainty(np.zeros((1, 8), np.float32))
+
+
+def test_a_box_is_the_surer_the_smaller_its_scales() -> None:
+    head, scales = head_of("box_offset", error="laplace"), np.array([[0.1] * 4, [0.1, 0.1, 0.1, 0.5], [9] * 4])
+    raw = np.concatenate([np.ones((3, 4)), np.log(scales)], axis=1).astype(np.float32)
+    np.testing.assert_allclose(head.certainty(raw), np.exp([-0.1, -0.2, -np.e]), rtol=1e-5)
+    assert head.certainty(raw[:0]).shape == (0,)
+
+
 @pytest.mark.parametrize("kind", ["box_offset", "points"])
 def test_an_error_that_there_is_not(kind: str) -> None:
     with pytest.raises(RecipeError, match="error='huber' is unknown; Choices: absolute, laplace, squared"):

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import nn
 
-from cascade_det.core.geometry import iou_matrix, mirror_detections
+from cascade_det.core.geometry import mirror_detections
 from cascade_det.core.imaging import Border, Resampler
 from cascade_det.core.nms import NmsMode
 from cascade_det.core.types import Detections
@@ -104,7 +104,8 @@ def random_case(count: int = 5) -> tuple[list[Resampler], list[Detections]]:
 def trained_like(**params: Any) -> Refiner:
     """Return R-Net with random weights and all heads."""
     torch.manual_seed(0)
-    heads: dict[str, Head] = {"score": Classification(), "box": BoxOffset(), "points": Points(5)}
+    box = BoxOffset(error="laplace" if params.get("score_certainty") else "squared")
+    heads: dict[str, Head] = {"score": Classification(), "box": box, "points": Points(5)}
     return Refiner("second", (24, 24), mtcnn_rnet((24, 24), alpha=0.25), heads, **params)
 
 
@@ -316,10 +317,10 @@ class TestLooks:
         assert [(len(f), f.points is not None) for f in found] == [(0, True)]
 
     @pytest.mark.parametrize(("looks", "mirror"), [(2, False), (3, False), (2, True), (3, True)])
-    @pytest.mark.parametrize("agreement", [False, True])
-    def test_the_mean_of_what_each_look_says(self, looks: int, mirror: bool, agreement: bool) -> None:
-        once = trained_like()
-        many = trained_like(looks=looks, mirror_looks=mirror, score_agreement=agreement, flip_points=FLIP)
+    @pytest.mark.parametrize("certainty", [False, True])
+    def test_the_mean_of_what_each_look_says(self, looks: int, mirror: bool, certainty: bool) -> None:
+        once = trained_like(score_certainty=certainty)
+        many = trained_like(looks=looks, mirror_looks=mirror, score_certainty=certainty, flip_points=FLIP)
         pictures, found = random_case()
         keep_all = settings(score=0)
         mean = [one.sorted() for one in once(pictures, found, keep_all)]
@@ -333,8 +334,7 @@ class TestLooks:
                 last = Detections.concat(again) if again else before
                 assert last.points is not None
                 assert before.points is not None
-                sure = np.diag(iou_matrix(before.boxes, last.boxes)) if agreement else 1
-                scores[row] = (scores[row].astype(np.float64) ** (number - 1) * last.scores * sure) ** (1 / number)
+                scores[row] = (scores[row].astype(np.float64) ** (number - 1) * last.scores) ** (1 / number)
                 mean[row] = before.replace(
                     scores=scores[row],
                     boxes=before.boxes + (last.boxes - before.boxes) / number,
@@ -343,13 +343,13 @@ class TestLooks:
         for got, want in zip(many(pictures, found, keep_all), mean, strict=True):
             assert_close(got, want.sorted(), far=50 if mirror else 1)  # a mirrored crop may be rounded otherwise
 
-    @pytest.mark.parametrize(("looks", "agreement"), [(1, False), (2, False), (3, False), (2, True), (3, True)])
+    @pytest.mark.parametrize(("looks", "certainty"), [(1, False), (2, False), (3, False), (1, True), (3, True)])
     @pytest.mark.parametrize("share", [0.2, 0.5, 0.8])
     def test_a_threshold_asks_for_what_a_lower_one_gives_from_it_on(
-        self, looks: int, agreement: bool, share: float
+        self, looks: int, certainty: bool, share: float
     ) -> None:
         """No look drops what the mean of all looks would keep, so calibrated thresholds hold in use."""
-        many = trained_like(looks=looks, score_agreement=agreement)
+        many = trained_like(looks=looks, score_certainty=certainty)
         pictures, found = random_case()
         everything = many(pictures, found, settings(score=0))
         score = float(np.quantile(np.concatenate([one.scores for one in everything]), share))
@@ -373,6 +373,19 @@ class TestLooks:
         with pytest.raises(ValueError, match=f"looks={looks} must be at least 1"):
             bright(looks=looks)
 
-    def test_one_look_agrees_with_nothing(self) -> None:
-        with pytest.raises(ValueError, match="set looks to 2 or more"):
-            bright(score_agreement=True)
+
+class TestCertainty:
+    """With `score_certainty` the score is the probability times how sure the box is."""
+
+    def test_of_equal_probabilities_the_surer_box_comes_first(self) -> None:
+        plain, sure = (bright(heads={"box": BoxOffset(error="laplace")}, score_certainty=on) for on in (False, True))
+        for refiner in (plain, sure):
+            set_layer(refiner, "box", 0, [0, 0, 0, 0, *np.log([0.1, 0.2, 0.3, 0.4])])
+        (before,), (after,) = (r([picture()], [candidates(PATCH)], settings(score=0)) for r in (plain, sure))
+        np.testing.assert_allclose(after.scores, before.scores * np.exp(-0.25), rtol=1e-6)
+        np.testing.assert_array_equal(after.boxes, before.boxes)
+
+    @pytest.mark.parametrize("heads", [{}, {"box": BoxOffset()}, {"points": Points(2, error="laplace")}])
+    def test_a_head_of_boxes_must_tell_it(self, heads: dict[str, Head]) -> None:
+        with pytest.raises(ValueError, match="no head tells how sure a box is; give box_offset `error: laplace`"):
+            bright(heads=heads, score_certainty=True)
