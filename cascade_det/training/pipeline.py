@@ -307,7 +307,8 @@ class Run:
         if found.unreadable:
             self._say(f"{step.stage}: thresholds leave out {found.unreadable} of {len(held)} pictures: not readable")
         wanted = self.recipe.stages[step.stage].calibrate.mine_recall
-        if found.kept_mining < wanted - 1e-9:
+        mined_from = any(after.kind == "mine" for after in self.plan.steps[self.plan.steps.index(step) :])
+        if mined_from and found.kept_mining < wanted - 1e-9:
             self._say(
                 f"{step.stage}: even at the lowest threshold the stage keeps {found.kept_mining:.1%} of the objects, "
                 f"less than stages.{step.stage}.calibrate.mine_recall={wanted}: fit longer, or lower the target"
