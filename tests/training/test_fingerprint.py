@@ -46,8 +46,10 @@ FULL: dict[str, Any] = {
         for name in ("first", "second")
     },
     "data": {
-        "train": {"drawn": {"kind": "synthetic", "params": {"images": 3}, "teaches": ["score"]}},
-        "val": {"drawn": {"kind": "synthetic", "params": {"images": 2}}},
+        "train": {
+            "drawn": {"kind": "synthetic", "params": {"images": 3}, "teaches": ["score"], "teaches_points": ["a"]}
+        },
+        "val": {"drawn": {"kind": "synthetic", "params": {"images": 2}, "teaches_points": ["b"]}},
         "jitter": {"dark": 0.1},
         "views": {"small": {"object_px": [12, 24], "transform": {"kind": "Rotate", "params": {"limit": 5}}}},
     },
