@@ -46,6 +46,7 @@ def check_head(
             ``decode(encode(x)) == x`` for boxes and points, also after a mirror, whatever outputs the layer has beyond
             the D of the targets, all of which the loss uses; a score is one logit, its probability
             rises with it and is higher for a positive's target than for a negative's;
+            where the head tells its certainty it is ``(B,)``, in [0, 1];
             the layer is a 1x1 convolution (each position sees its own features alone);
             the loss is ``(B,)``, finite with finite gradients, of each row alone; rows and points that do not teach do
             not change it.
@@ -62,6 +63,8 @@ def check_head(
     require(not changed, f"the head changes the truth that it is given: {changed}")
     _check_no_rows(head, truth, outputs)
     _check_decode(head, truth, outputs)
+    if head.tells_certainty:
+        _check_certainty(head, outputs)
     if head.field in ("boxes", "points"):
         _check_inverse(head, truth, outputs, "")
         mirrored = mirror_truth(truth, np.ones(len(truth), bool), flip)
@@ -165,6 +168,15 @@ def _check_decode(head: Head, truth: CropTruth, outputs: int) -> None:
     seen = head.decode(head.encode(truth), _windows(len(truth)))
     high, low = float(seen[positive].min()), float(seen[negative].max())
     require(high > low, f"a positive's target decodes to {high:.4g}, a negative's to {low:.4g}; it must be higher")
+
+
+def _check_certainty(head: Head, outputs: int) -> None:
+    raw = np.tile(np.linspace(-100, 100, _ROWS, dtype=np.float32)[:, None], outputs)
+    with doing("certainty"):
+        sure = np.asarray(head.certainty(raw))
+    require(sure.shape == (_ROWS,), f"certainty gives {sure.shape}, it must give one a row, ({_ROWS},)")
+    inside = bool(np.isfinite(sure).all() and (sure >= 0).all() and (sure <= 1).all())
+    require(inside, f"certainty gives {sure.min():.4g} to {sure.max():.4g}, it must lie in [0, 1]")
 
 
 def _check_inverse(head: Head, truth: CropTruth, outputs: int, what: str) -> None:

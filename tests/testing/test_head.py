@@ -143,6 +143,18 @@ def test_outputs_beyond_the_targets_are_no_places() -> None:
         check_head(head, num_points=K)
 
 
+@pytest.mark.parametrize(
+    ("certainty", "message"),
+    [
+        (lambda r: r[:, 4:], r"certainty gives \(24, 4\), it must give one a row"),
+        (lambda r: r[:, 4], r"certainty gives -100 to 100, it must lie in \[0, 1\]"),
+    ],
+)
+def test_a_certainty_is_a_share_of_each_row(certainty: Any, message: str) -> None:
+    with pytest.raises(ContractError, match=message):
+        check_head(changed(head_of("box_offset", error="laplace"), certainty=certainty), num_points=K)
+
+
 def test_a_head_is_a_head() -> None:
     with pytest.raises(ContractError, match="this is a object"):
         check_head(object())  # type: ignore[arg-type]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from collections.abc import Callable
@@ -15,6 +16,7 @@ from cascade_det.cli.app import main
 from cascade_det.core.recipe import load_recipe, silent_sources
 from cascade_det.core.types import SampleRole
 from cascade_det.data.shards import Pool
+from cascade_det.training import pipeline
 from cascade_det.training.pipeline import Run
 
 SHORT = ["stages.pnet.train.samples=30_000", "stages.rnet.train.samples=6_000", "mine.val_images=2"]
@@ -70,6 +72,16 @@ def test_damaged_shards_are_found_and_mined_again(tiny_copy: Any, capsys: pytest
     assert {path: path.read_bytes() for path in (pnet / "mine").rglob("*.np*")} == before
     assert "rnet fit: done before" in err
     assert tiny_copy.model.read_bytes() == model
+
+
+def test_a_mining_recall_out_of_reach_is_told_where_a_stage_is_mined_from(
+    tiny_copy: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    real = pipeline.calibrate
+    monkeypatch.setattr(pipeline, "calibrate", lambda *case: dataclasses.replace(real(*case), kept_mining=0.5))
+    for stage, told in (("rnet", False), ("pnet", True)):  # nothing is mined with the last stage
+        assert main(["train", str(tiny_copy.recipe), "--stage", stage, "--step", "calibrate", "--from", stage]) == 0
+        assert ("even at the lowest threshold the stage keeps 50.0%" in capsys.readouterr().err) == told
 
 
 @pytest.mark.parametrize(
